@@ -1,0 +1,3 @@
+"""mptrain: train in the lowest precision that still learns, and prove it."""
+
+__version__ = "0.1.0"

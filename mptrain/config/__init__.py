@@ -1,0 +1,1 @@
+"""The run's configuration: schema and loading. Nothing here imports torch."""
