@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, Strict, ValidationInfo, model_validator
 from pydantic.functional_validators import BeforeValidator
 
 PrecisionMode = Literal["auto", "fp64", "fp32", "tf32", "fp16", "bf16"]
@@ -262,15 +262,15 @@ class RunConfig(Section):
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     plugins: Annotated[tuple[str, ...], Strict(False)] = ()
     """Python modules to import first, so that they can register models, datasets, tasks."""
-    model: Annotated[ModelConfig, _by_entry("model")]
+    model: Annotated[SerializeAsAny[ModelConfig], _by_entry("model")]
     """The network (see `mptrain ls models`)."""
-    data: Annotated[DataConfig, _by_entry("data")]
+    data: Annotated[SerializeAsAny[DataConfig], _by_entry("data")]
     """The dataset and its loading (see `mptrain ls datasets`)."""
-    task: Annotated[TaskConfig, _by_entry("task")]
+    task: Annotated[SerializeAsAny[TaskConfig], _by_entry("task")]
     """Loss and metrics (see `mptrain ls tasks`)."""
-    optimizer: Annotated[OptimizerConfig, _by_entry("optimizer")]
+    optimizer: Annotated[SerializeAsAny[OptimizerConfig], _by_entry("optimizer")]
     """The optimizer (see `mptrain ls optimizers`)."""
-    schedule: Annotated[ScheduleConfig, _by_entry("schedule")]
+    schedule: Annotated[SerializeAsAny[ScheduleConfig], _by_entry("schedule")]
     """The learning-rate schedule over applied steps (see `mptrain ls schedules`)."""
     train: TrainConfig
     """Length, step and evaluation."""
