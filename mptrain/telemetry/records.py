@@ -1,0 +1,107 @@
+"""What the trainer tells the console and the files: plain frozen values, host side.
+
+Owns: the record types and the `Reporter` protocol. Must not: import torch, print, or write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What is known before the first step."""
+
+    name: str
+    run_id: str
+    run_dir: str
+    device: str
+    """E.g. `cpu (AMD EPYC, 2 threads)`."""
+    precision: str
+    """One line of what is really in force, e.g. `bf16: weights fp32, compute bf16, loss scale none`."""
+    model: str
+    """E.g. `resnet18, 11.2 M parameters`."""
+    data: str
+    """E.g. `fashion_mnist_12k, 10000 train, 2000 test`."""
+    total_steps: int
+    steps_per_epoch: int
+    first_step: int = 0
+    """Applied steps already done when this process began (resume)."""
+    planted: tuple[str, ...] = ()
+    """Planted faults, e.g. `inf_grad at 5`; shown loudly."""
+    notices: tuple[str, ...] = ()
+    """Warnings to show before the run starts."""
+    emulated: bool = False
+    """True: no speed may be claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The state of training at one completed point; non-finite floats are allowed here, never in files."""
+
+    attempted_steps: int
+    applied_steps: int
+    skipped_steps: int
+    last_skipped_step: int | None
+    """Attempted step (from 1) of the last skip."""
+    epoch: int
+    """From 0."""
+    epoch_step: int
+    """Attempted steps done in this epoch."""
+    loss: float
+    """Mean training loss of the window."""
+    lr: float
+    grad_norm: float | None
+    """Unscaled total norm at the window's last step; None where it is not taken."""
+    loss_scale: float | None
+    """None where the loss is not scaled."""
+    samples_per_s: float | None
+    """None: not measured yet, or would mislead (emulated)."""
+    step_time_ms: float | None
+    data_wait_fraction: float | None
+    """Share of the wall time spent waiting for data."""
+    peak_memory_bytes: int | None
+    wall_s: float
+    """Since the start of this process's training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation on the test split."""
+
+    applied_steps: int
+    epoch: int
+    metrics: Mapping[str, float]
+    main_metric: str
+    improved: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened once: overflow, nonfinite_loss, scale_change, checkpoint, resume, planted, warning..."""
+
+    kind: str
+    attempted_step: int
+    applied_steps: int
+    message: str
+    """One line for a person."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Reporter(Protocol):
+    """Receives a run's story; the trainer calls every method from one thread."""
+
+    def begin(self, info: RunInfo) -> None: ...
+    def progress(self, progress: Progress) -> None:
+        """Refresh a live view; called often (several times a second), must be cheap."""
+
+    def window(self, progress: Progress) -> None:
+        """Record one logged window (every log.every attempted steps, and the last)."""
+
+    def evaluated(self, evaluation: Evaluation) -> None: ...
+    def event(self, event: Event) -> None: ...
+    def end(self, result: Mapping[str, Any]) -> None:
+        """Close; `result` is result.json's content."""
