@@ -1,0 +1,174 @@
+"""Loss scaling and the skip of non-finite steps, with all state in device tensors: the step never reads the host.
+
+    loss * scale -> backward -> gradients / scale, checked -> step unless not finite -> scale updated
+
+Owns: the scale, its growth and back-off, and the decision to skip. Must not: count, log, or know the trainer.
+A static scale of 1 is the null case, so FP32 and BF16 take the same path and get the same guard.
+
+Dynamic scaling follows Micikevicius et al. 2018 (arXiv 1710.03740, section 3.2) as `torch.amp.GradScaler` implements
+it (same kernels, equal scales step by step), with four differences: a floor and a ceiling; hysteresis as in
+Megatron-LM; a non-finite *loss* leaves scale and growth tracker alone, since no scale can cure it; and skipping is a
+device value (`outcome.skipped`), never a comparison of scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mptrain.config.schema import LossScaleConfig
+from mptrain.precision.outcome import DeviceOutcome
+
+
+class LossScaler:
+    """A constant loss scale; 1.0 is the null scaler."""
+
+    kind = "static"
+
+    def __init__(self, scale: float, params: Iterable[nn.Parameter], device: torch.device) -> None:
+        self.outcome = DeviceOutcome(device)
+        self.outcome.loss_scale.fill_(scale)
+        self.scales_loss = scale != 1.0
+        self._scale = torch.full((), scale, dtype=torch.float32, device=device)
+        self._inverse = self._scale.double().reciprocal().float()
+        self._residue = torch.zeros((), device=device)
+        self._by_dtype = _group_by_dtype(params)
+        self._grads: list[Tensor] = []
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Hand `outcome.skipped` to a fused optimizer, whose kernels then skip by themselves."""
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = self.outcome.skipped  # type: ignore[attr-defined]
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """Return the loss to call backward on."""
+        return loss * self._scale if self.scales_loss else loss
+
+    def unscale_(self) -> None:
+        """Divide gradients by the scale in place; set `outcome.skipped` where loss or gradients are not finite."""
+        self._set_skipped(self.outcome.loss, accumulate=False)
+        self._grads = []
+        for group in self._by_dtype:
+            grads = [p.grad for p in group if p.grad is not None]
+            if grads:
+                torch._amp_foreach_non_finite_check_and_unscale_(grads, self.outcome.skipped, self._inverse)
+                self._grads += grads
+
+    def clip_norm_(self, max_norm: float) -> None:
+        """Clip the total norm of the unscaled gradients and record it; a norm that is not finite skips the step.
+
+        The arithmetic of `torch.nn.utils.clip_grad_norm_`.
+        """
+        total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._grads)))
+        torch._foreach_mul_(self._grads, (max_norm / (total + 1e-6)).clamp_(max=1.0))
+        self.outcome.grad_norm.copy_(total)
+        # Finite gradients can still have an infinite norm, which would clip them all to zero.
+        self._set_skipped(self.outcome.grad_norm, accumulate=True)
+
+    def clip_value_(self, max_value: float) -> None:
+        """Clip every element of the unscaled gradients to [-max_value, max_value]."""
+        torch._foreach_clamp_min_(self._grads, -max_value)
+        torch._foreach_clamp_max_(self._grads, max_value)
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Apply the optimizer's step unless `outcome.skipped`; an attached fused optimizer decides on the device."""
+        # An optimizer without a fused form costs this one host read a step.
+        if hasattr(optimizer, "found_inf") or not self.outcome.skipped.item():
+            optimizer.step()
+
+    def update(self) -> None:
+        """Adjust the scale after a step; a static scale stays."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs."""
+        return {"kind": self.kind, "scale": self._scale.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved state of the same kind."""
+        self._scale.copy_(state["scale"])
+        self._inverse.copy_(self._scale.double().reciprocal())
+        self.outcome.loss_scale.copy_(self._scale)
+
+    def _set_skipped(self, value: Tensor, *, accumulate: bool) -> None:
+        # x - x is 0 for finite x and NaN otherwise: two kernels where isfinite takes four.
+        torch.sub(value, value, out=self._residue)
+        if accumulate:
+            self.outcome.skipped.logical_or_(self._residue)
+        else:
+            torch.ne(self._residue, 0, out=self.outcome.skipped)
+
+
+class DynamicLossScaler(LossScaler):
+    """A scale that backs off after an overflow and grows after `growth_interval` good steps in a row."""
+
+    kind = "dynamic"
+
+    def __init__(self, config: LossScaleConfig, params: Iterable[nn.Parameter], device: torch.device) -> None:
+        super().__init__(config.init_scale, params, device)
+        self.config = config
+        self.scales_loss = True
+        self._growth_tracker = torch.zeros((), dtype=torch.int32, device=device)
+        self._hysteresis_left = torch.full((), config.hysteresis, dtype=torch.int32, device=device)
+
+    def unscale_(self) -> None:
+        """See LossScaler; the reciprocal is taken in FP64, as GradScaler does."""
+        self.outcome.loss_scale.copy_(self._scale)
+        self._inverse.copy_(self._scale.double().reciprocal_())
+        super().unscale_()
+
+    def update(self) -> None:
+        """Back off after an overflow, grow after enough good steps, hold after a non-finite loss."""
+        c, scale, tracker = self.config, self._scale, self._growth_tracker
+        old_scale, old_tracker = scale.clone(), tracker.clone()
+        overflow = self.outcome.skipped
+        hold = self.outcome.loss.isfinite().logical_not_()
+        if c.hysteresis > 1:
+            overflow = self._spend_hysteresis(hold)
+        torch._amp_update_scale_(scale, tracker, overflow, c.growth_factor, c.backoff_factor, c.growth_interval)
+        if c.hysteresis > 1:
+            self._hysteresis_left.masked_fill_(scale > old_scale, c.hysteresis)
+            # A tolerated overflow keeps the scale but still ends the run of good steps.
+            tolerated = self.outcome.skipped.bool().logical_and_(overflow == 0)
+            torch.where(tolerated, old_scale, scale, out=scale)
+            tracker.masked_fill_(tolerated, 0)
+        scale.clamp_(c.min_scale, c.max_scale)
+        torch.where(hold, old_scale, scale, out=scale)
+        torch.where(hold, old_tracker, tracker, out=tracker)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return scale, growth tracker and the hysteresis left."""
+        return super().state_dict() | {
+            "growth_tracker": self._growth_tracker.clone(),
+            "hysteresis_left": self._hysteresis_left.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved state of the same kind."""
+        super().load_state_dict(state)
+        self._growth_tracker.copy_(state["growth_tracker"])
+        self._hysteresis_left.copy_(state["hysteresis_left"])
+
+    def _spend_hysteresis(self, hold: Tensor) -> Tensor:
+        """Spend one unit on an overflow and return 1.0 only for an overflow that finds nothing left to spend."""
+        overflow = self.outcome.skipped.bool().logical_and(hold.logical_not())
+        self._hysteresis_left.sub_(overflow.int()).clamp_(min=0)
+        return overflow.logical_and_(self._hysteresis_left == 0).float()
+
+
+def make_scaler(kind: str, config: LossScaleConfig, params: Iterable[nn.Parameter], device: torch.device) -> LossScaler:
+    """Return the scaler for a resolved `kind`: dynamic, static or none."""
+    if kind == "dynamic":
+        return DynamicLossScaler(config, params, device)
+    return LossScaler(config.init_scale if kind == "static" else 1.0, params, device)
+
+
+def _group_by_dtype(params: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Group parameters by dtype: foreach kernels take one dtype a call."""
+    groups: dict[torch.dtype, list[nn.Parameter]] = {}
+    for param in params:
+        groups.setdefault(param.dtype, []).append(param)
+    return list(groups.values())
