@@ -103,3 +103,15 @@ class Task(Protocol):
 
     def summary(self, model: nn.Module, splits: DataSplits) -> Mapping[str, Any] | None:
         """Return what is worth printing at the end of a run (small, JSON-able), or None."""
+
+
+class SkippingOptimizer(Protocol):
+    """An optimizer whose `step` changes nothing where its `found_inf` (a 0-d device tensor) is 1."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any:
+        """Apply one step, or skip it."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...

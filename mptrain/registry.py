@@ -16,9 +16,8 @@ from mptrain.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.optim import Optimizer
 
-    from mptrain.interfaces import DataSplits, Schedule, Task
+    from mptrain.interfaces import DataSplits, Schedule, SkippingOptimizer, Task
 
 C = TypeVar("C", bound=EntryConfig)
 B = TypeVar("B")
@@ -95,7 +94,7 @@ DATASETS: Registry[DataConfig, DataSplits] = Registry("dataset", "datasets", Dat
 """build(config, seed: int) -> DataSplits."""
 TASKS: Registry[TaskConfig, Task] = Registry("task", "tasks", TaskConfig)
 """build(config, spec: DataSpec) -> Task."""
-OPTIMIZERS: Registry[OptimizerConfig, Optimizer] = Registry("optimizer", "optimizers", OptimizerConfig)
-"""build(config, param_groups, lr: 0-d FP32 tensor on the device) -> Optimizer; flag `fused`: skips by itself."""
+OPTIMIZERS: Registry[OptimizerConfig, SkippingOptimizer] = Registry("optimizer", "optimizers", OptimizerConfig)
+"""build(config, param_groups, lr: 0-d tensor on the device) -> SkippingOptimizer."""
 SCHEDULES: Registry[ScheduleConfig, Schedule] = Registry("schedule", "schedules", ScheduleConfig)
 """build(config, total_steps: int) -> Schedule, a pure function from applied step to a factor of the peak rate."""

@@ -93,9 +93,6 @@ class OptimizerConfig(EntryConfig):
 class ScheduleConfig(EntryConfig):
     """Base of every schedule's Config."""
 
-    warmup_steps: NonNegativeInt = 0
-    """Applied steps of linear warm-up from 0 before the schedule begins."""
-
 
 class LossScaleConfig(Section):
     """How the loss is scaled so that small gradients survive the format."""

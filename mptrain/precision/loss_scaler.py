@@ -1,6 +1,6 @@
 """Loss scaling and the skip of non-finite steps, with all state in device tensors: the step never reads the host.
 
-    loss * scale -> backward -> gradients / scale, checked -> step unless not finite -> scale updated
+    loss * scale -> backward -> gradients / scale, checked -> optimizer.step() skips itself -> scale updated
 
 Owns: the scale, its growth and back-off, and the decision to skip. Must not: count, log, or know the trainer.
 A static scale of 1 is the null case, so FP32 and BF16 take the same path and get the same guard.
@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from mptrain.config.schema import LossScaleConfig
 from mptrain.precision.outcome import DeviceOutcome
@@ -39,10 +38,10 @@ class LossScaler:
         self._by_dtype = _group_by_dtype(params)
         self._grads: list[Tensor] = []
 
-    def attach(self, optimizer: Optimizer) -> None:
-        """Hand `outcome.skipped` to a fused optimizer, whose kernels then skip by themselves."""
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
-        optimizer.found_inf = self.outcome.skipped  # type: ignore[attr-defined]
+    def attach(self, optimizer: Any) -> None:
+        """Hand `outcome.skipped` to an optimizer whose `step` then skips by itself, as torch's fused kernels do."""
+        optimizer.grad_scale = None
+        optimizer.found_inf = self.outcome.skipped
 
     def scale(self, loss: Tensor) -> Tensor:
         """Return the loss to call backward on."""
@@ -73,12 +72,6 @@ class LossScaler:
         """Clip every element of the unscaled gradients to [-max_value, max_value]."""
         torch._foreach_clamp_min_(self._grads, -max_value)
         torch._foreach_clamp_max_(self._grads, max_value)
-
-    def step(self, optimizer: Optimizer) -> None:
-        """Apply the optimizer's step unless `outcome.skipped`; an attached fused optimizer decides on the device."""
-        # An optimizer without a fused form costs this one host read a step.
-        if hasattr(optimizer, "found_inf") or not self.outcome.skipped.item():
-            optimizer.step()
 
     def update(self) -> None:
         """Adjust the scale after a step; a static scale stays."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+_CUDNN: Any = torch.backends.cudnn  # its `conv` and `rnn` are missing from torch's type stubs
 
 
 def set_tf32(enabled: bool) -> None:
@@ -15,14 +19,14 @@ def set_tf32(enabled: bool) -> None:
     torch.set_float32_matmul_precision("high" if enabled else "highest")
     torch.backends.cudnn.allow_tf32 = enabled
     if not enabled:
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
-        torch.backends.cudnn.rnn.fp32_precision = "ieee"
+        for backend in (_CUDNN.conv, _CUDNN.rnn):
+            backend.fp32_precision = "ieee"
 
 
 def tf32_state() -> dict[str, str]:
     """Return the setting in force for each of the three places."""
     return {
         "matmul": torch.backends.cuda.matmul.fp32_precision,
-        "cudnn_conv": torch.backends.cudnn.conv.fp32_precision,
-        "cudnn_rnn": torch.backends.cudnn.rnn.fp32_precision,
+        "cudnn_conv": _CUDNN.conv.fp32_precision,
+        "cudnn_rnn": _CUDNN.rnn.fp32_precision,
     }

@@ -1,0 +1,177 @@
+"""Checkpoints: atomic save, verified load, retention.
+
+    checkpoints/step-00000312/   model.pt  optimizer.pt  trainer.pt  [ema.pt]   manifest.json (written last)
+
+Owns: the on-disk format. A folder without a manifest whose sizes and checksums match is not a checkpoint. Must not:
+know what the parts mean; the trainer hands in plain state (tensors, numbers, strings, lists, dicts) and gets it back.
+Loading never runs code: `weights_only=True` throughout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mptrain.errors import CheckpointError
+
+SCHEMA = 1
+_MANIFEST = "manifest.json"
+_TEMPORARY = ".saving-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One complete checkpoint on disk."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Applied steps when it was saved."""
+        return int(self.manifest["applied_steps"])
+
+    @property
+    def score(self) -> float | None:
+        """The main metric, larger is better, where the run had just been evaluated."""
+        value = self.manifest["score"]
+        return None if value is None else float(value)
+
+
+class CheckpointStore:
+    """The checkpoints of one run: the newest `keep_last`, and the best one if `keep_best`."""
+
+    def __init__(self, folder: Path, *, keep_last: int = 1, keep_best: bool = False) -> None:
+        self.folder = folder
+        self._keep_last = keep_last
+        self._keep_best = keep_best
+
+    def save(self, parts: Mapping[str, Any], *, applied_steps: int, score: float | None) -> Checkpoint:
+        """Write `parts` as one checkpoint; the earlier ones stay until it is complete."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_leftovers()
+        target = self.folder / f"step-{applied_steps:08d}"
+        temporary = self.folder / f"{_TEMPORARY}{target.name}"
+        temporary.mkdir()
+        files = {f"{name}.pt": _write_part(temporary / f"{name}.pt", state) for name, state in parts.items()}
+        manifest = {"schema": SCHEMA, "applied_steps": applied_steps, "score": score, "files": files}
+        _write_synced(temporary / _MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode())
+        _sync_folder(temporary)
+        if target.exists():
+            # Same step saved again (say, at an evaluation and at the end): the old one goes only after the rename.
+            old = self.folder / f"{_TEMPORARY}old-{target.name}"
+            target.rename(old)
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+        _sync_folder(self.folder)
+        self._rotate()
+        return Checkpoint(target, manifest)
+
+    def complete(self) -> list[Checkpoint]:
+        """Return the checkpoints with a readable manifest, oldest first; contents are verified by `load`."""
+        found = []
+        for path in sorted(self.folder.glob("step-*")):
+            try:
+                found.append(Checkpoint(path, read_manifest(path)))
+            except CheckpointError:
+                continue
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest complete checkpoint."""
+        return max(self.complete(), key=lambda c: c.step, default=None)
+
+    def best(self) -> Checkpoint | None:
+        """Return the checkpoint with the highest score, the newest of equals."""
+        scored = [c for c in self.complete() if c.score is not None]
+        return max(scored, key=lambda c: (c.score, c.step), default=None)
+
+    def _rotate(self) -> None:
+        complete = self.complete()
+        kept = {c.path for c in complete[-self._keep_last :]}
+        if self._keep_best and (best := self.best()):
+            kept.add(best.path)
+        for checkpoint in complete:
+            if checkpoint.path not in kept:
+                # Renamed first, so that a kill in mid-removal leaves no half checkpoint under its name.
+                doomed = checkpoint.path.rename(self.folder / f"{_TEMPORARY}old-{checkpoint.path.name}")
+                shutil.rmtree(doomed)
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self.folder.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's manifest; raise CheckpointError where it is missing, damaged or from a newer version."""
+    try:
+        manifest = json.loads((path / _MANIFEST).read_bytes())
+        schema = manifest["schema"]
+        _ = manifest["applied_steps"], manifest["score"], manifest["files"]
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: not a complete checkpoint (no {_MANIFEST})") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / _MANIFEST}: damaged ({error}); resume from an earlier checkpoint") from None
+    if schema != SCHEMA:
+        raise CheckpointError(
+            f"{path}: checkpoint schema {schema}, this mptrain reads {SCHEMA}; use the version that wrote it"
+        )
+    return dict(manifest)
+
+
+def load(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return a checkpoint's parts with tensors on `device`, after verifying sizes and checksums."""
+    manifest = read_manifest(path)
+    parts = {}
+    for name, record in manifest["files"].items():
+        file = path / name
+        try:
+            size = file.stat().st_size
+            if size != record["bytes"] or _sha256(file) != record["sha256"]:
+                raise CheckpointError(f"{file}: damaged (size or checksum differs); resume from an earlier checkpoint")
+            parts[file.stem] = torch.load(file, map_location=device, weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{file}: cannot be read ({_one_line(error)})") from None
+    return parts
+
+
+def _write_part(file: Path, state: Any) -> dict[str, Any]:
+    torch.save(state, file)
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+    return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+
+
+def _write_synced(file: Path, content: bytes) -> None:
+    with file.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

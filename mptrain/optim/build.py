@@ -1,0 +1,86 @@
+"""Builds torch optimizers so that a skipped step is decided on the device.
+
+Owns: which optimizers have a fused form, the decay groups, and the wrapper for those that have none. Must not: know
+loss scaling; it only honours `found_inf`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mptrain.interfaces import SkippingOptimizer
+
+_FUSED_ON = {"SGD": {"cpu", "cuda"}, "Adam": {"cpu", "cuda"}, "AdamW": {"cpu", "cuda"}, "Adagrad": {"cpu"}}
+
+
+def decay_groups(model: nn.Module, weight_decay: float, *, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
+    """Split trainable parameters into a decayed group and, unless `decay_norm_and_bias`, one without decay.
+
+    Without decay: parameters with fewer than two dimensions, i.e. biases and the weights of norms.
+    """
+    params = [p for p in model.parameters() if p.requires_grad]
+    if decay_norm_and_bias or weight_decay == 0.0:
+        return [{"params": params, "weight_decay": weight_decay}]
+    groups = [
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(
+    torch_name: str, groups: list[dict[str, Any]], lr: Tensor, arguments: Mapping[str, Any]
+) -> SkippingOptimizer:
+    """Build `torch.optim.<torch_name>`, fused where torch has it for the device of `lr`.
+
+    `lr` is a 0-d tensor that the schedule overwrites; every group shares it.
+    """
+    cls = getattr(torch.optim, torch_name)
+    if lr.device.type in _FUSED_ON.get(torch_name, ()):
+        optimizer = cls(groups, lr=lr, fused=True, **arguments)
+        if torch_name == "SGD" and arguments["momentum"]:
+            _zero_momentum(optimizer)
+        return cast(SkippingOptimizer, optimizer)
+    return HostSteppedOptimizer(cls(groups, lr=float(lr), **arguments), lr)
+
+
+def _zero_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Start momentum buffers at zero: torch allocates them unfilled at the first step and a skip leaves them so.
+
+    Zero is exact: without dampening the first buffer is momentum * 0 + gradient, as torch defines it.
+    """
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
+
+
+class HostSteppedOptimizer:
+    """Gives an optimizer without a fused form the same contract, at the price of one host read a step."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, lr: Tensor) -> None:
+        self._optimizer = optimizer
+        self._lr = lr
+        self.found_inf: Tensor | None = None
+        self.param_groups = optimizer.param_groups
+
+    def step(self) -> None:
+        """Read skip and rate in one transfer, then step unless skipped."""
+        assert self.found_inf is not None, "the loss scaler attaches found_inf before the first step"
+        skipped, lr = torch.stack((self.found_inf.to(self._lr.dtype), self._lr)).tolist()
+        if not skipped:
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            self._optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the wrapped optimizer's state."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the wrapped optimizer's state."""
+        self._optimizer.load_state_dict(state_dict)
+        self.param_groups = self._optimizer.param_groups
