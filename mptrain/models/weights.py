@@ -1,0 +1,129 @@
+"""Initial weights of a torchvision network: from a file, or by torchvision's name through the network.
+
+Owns: reading, checking and fitting a state dict. Must not: change the network's structure, or unpickle code.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mptrain.errors import ConfigError, DataError
+from mptrain.models.entries import AuxConfig
+from mptrain.torchvision_import import import_torchvision
+
+if TYPE_CHECKING:
+    from mptrain.models.entries import VisionConfig
+
+log = logging.getLogger(__name__)
+
+
+def is_download(weights: str) -> bool:
+    """Say whether `weights` is spelled like torchvision's names (DEFAULT, IMAGENET1K_V1) and is no file."""
+    return re.fullmatch(r"[A-Z][A-Z0-9_]*", weights) is not None and not Path(weights).exists()
+
+
+def load_weights(model: nn.Module, config: VisionConfig, num_outputs: int) -> None:
+    """Load `config.weights` into `model`, upcast to its dtype; log what was fitted (new head, grey input).
+
+    Raises ConfigError for an unknown name or weights of another network, DataError for a file missing or damaged.
+    """
+    assert config.weights is not None
+    state = _download(config.name, config.weights) if is_download(config.weights) else _read(config.weights)
+    if isinstance(config, AuxConfig) and not config.aux_logits:
+        state = {key: value for key, value in state.items() if not key.lower().startswith("aux")}
+    wanted = model.state_dict()
+    _check_keys(config.weights, wanted.keys(), state.keys())
+    state = _sum_input_channels(config.weights, wanted, state)
+    other = {key for key in wanted if wanted[key].shape != state[key].shape}
+    head = {
+        key for key in other if wanted[key].shape[0] == num_outputs and wanted[key].shape[1:] == state[key].shape[1:]
+    }
+    if other - head:
+        key = sorted(other - head)[0]
+        raise ConfigError(
+            f"model.weights: {config.weights} does not fit {config.name}: {key} is {tuple(state[key].shape)} in the "
+            f"weights, {tuple(wanted[key].shape)} in the model; check model.name, model.stem and the image channels"
+        )
+    if head:
+        classes = {state[key].shape[0] for key in head}
+        log.warning(
+            "model.weights: %s has %s outputs, the model %d: %s starts untrained",
+            config.weights, "/".join(map(str, sorted(classes))), num_outputs, ", ".join(sorted(head)),
+        )  # fmt: skip
+    model.load_state_dict({key: wanted[key] if key in head else state[key] for key in wanted})
+
+
+def _check_keys(source: str, wanted: Set[str], found: Set[str]) -> None:
+    problems = []
+    for word, keys in (("lacks", sorted(wanted - found)), ("also has", sorted(found - wanted))):
+        if keys:
+            problems.append(f"{word} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}")
+    if problems:
+        raise ConfigError(
+            f"model.weights: {source} is of another network: it {' and '.join(problems)}; check model.name"
+        )
+
+
+def _sum_input_channels(source: str, wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fit a colour network's first convolution to grey images: summing equals repeating the grey channel thrice."""
+    fitted = dict(state)
+    for key, weight in wanted.items():
+        if weight.dim() == 4 and weight.shape[1] == 1 and state[key].shape == (weight.shape[0], 3, *weight.shape[2:]):
+            fitted[key] = state[key].float().sum(1, keepdim=True)
+            log.warning("model.weights: %s is for colour images: %s is summed over its channels", source, key)
+    return fitted
+
+
+def _download(name: str, weights: str) -> Mapping[str, Tensor]:
+    """Fetch torchvision's weights called `weights` for the network `name`, through torch's cache."""
+    choices = import_torchvision("models").get_model_weights(name).__members__  # DEFAULT is one, an alias
+    if weights not in choices:
+        raise ConfigError(
+            f"model.weights: '{weights}' is neither a file nor one of {name}'s weights: {', '.join(choices)}"
+        )
+    chosen = choices[weights]
+    try:
+        state: Mapping[str, Tensor] = chosen.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"model.weights: {weights} cannot be downloaded from {chosen.url} ({_first_line(error)}); "
+            "download it elsewhere and give the file's path"
+        ) from error
+    return state
+
+
+def _read(source: str) -> Mapping[str, Tensor]:
+    """Read a state dict from a .safetensors file or, without running any code from it, a torch.save file."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise DataError(f"model.weights: there is no file {path}; give a file or a torchvision name such as DEFAULT")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors and torch raise many types on damaged bytes, all meaning the same
+        unsafe = isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error)
+        reason = "it holds more than tensors" if unsafe else _first_line(error)
+        raise DataError(
+            f"model.weights: {path} cannot be read as weights: {reason}; save model.state_dict()"
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        keys = f" with keys {', '.join(map(str, list(state)[:4]))}" if isinstance(state, Mapping) else ""
+        raise DataError(
+            f"model.weights: {path} holds a {type(state).__name__}{keys}, no state dict; save model.state_dict()"
+        )
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
