@@ -1,0 +1,75 @@
+"""How long until the first step is done: `python -m benchmarks.coldstart [--rounds 5] [--json FILE]`.
+
+Owns: the start-up tables. Must not: know how any contestant trains.
+
+Method: the parent notes the time, starts a process, and the clock inside the model notes the time at which the
+second training step begins, on the same system-wide clock: interpreter, imports, data, model, optimizer and one whole
+step. Commands that train nothing are timed from start to exit. The first round warms the file cache and is dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.rounds import ROOT, choose, machine, print_machine, run_rounds, spread
+
+COMMANDS: dict[str, list[str]] = {
+    'python -c "pass"': ["-c", "pass"],
+    'python -c "import typer, rich"': ["-c", "import typer, rich"],
+    "mptrain --help": ["-m", "mptrain", "--help"],
+    "mptrain check configs/resnet.yaml": ["-m", "mptrain", "check", "configs/resnet.yaml"],
+    'python -c "import torch"': ["-c", "import torch"],
+}
+
+
+def main() -> None:
+    """Run both measurements and print a markdown table of each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--contestants", help=f"comma-separated, of: {', '.join(CONTESTANTS)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write every single measurement here")
+    asked = parser.parse_args()
+
+    found = machine()
+    print_machine(found, asked.threads)
+    options = ["--skip", "2", "--steps", "2", "--threads", str(asked.threads)]
+    results, out = run_rounds(choose(asked.contestants), asked.rounds + 1, options)
+    starts = {name: [run["cold_start_s"] for run in runs[1:]] for name, runs in results.items()}
+    print("| contestant | s to the end of the first step: median (min-max) | more than plain, s | n |")
+    print("|---|---|---|---|")
+    for name, seconds in sorted(starts.items(), key=lambda item: statistics.median(item[1])):
+        more = [mine - floor for mine, floor in zip(seconds, starts["plain"], strict=True)]
+        print(f"| {name} | {spread(seconds, '.2f')} | {spread(more, '+.2f')} | {len(seconds)} |")
+    for name, reason in out.items():
+        print(f"\nNo figure for {name}: {reason}")
+    commands = time_commands(asked.rounds + 1)
+    print("\n| command | ms to exit: median (min-max) | n |\n|---|---|---|")
+    for command, times in commands.items():
+        print(f"| `{command}` | {spread(times, '.0f')} | {len(times)} |")
+    if asked.json is not None:
+        record: dict[str, Any] = {"machine": found, "first_step_s": starts, "absent": out, "commands_ms": commands}
+        asked.json.write_text(json.dumps(record, indent=1))
+
+
+def time_commands(rounds: int) -> dict[str, list[float]]:
+    """Return milliseconds to exit of every command, interleaved, the first round dropped."""
+    times: dict[str, list[float]] = {command: [] for command in COMMANDS}
+    for _ in range(rounds):
+        for command, arguments in COMMANDS.items():
+            started = time.monotonic()
+            subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            times[command].append((time.monotonic() - started) * 1e3)
+    return {command: taken[1:] for command, taken in times.items()}
+
+
+if __name__ == "__main__":
+    main()
