@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pydantic_core import PydanticCustomError
+
 from mptrain.config.schema import DataConfig, EntryConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TaskConfig
 from mptrain.errors import UnknownNameError
 
@@ -71,11 +73,14 @@ class Registry(Generic[C, B]):
         raise UnknownNameError(f"'{name}' is not a known {self.kind}{hint}; `mptrain ls {self.plural}` lists them")
 
     def config_type(self, name: str) -> type[C]:
-        """Return the Config class that validates the section selecting `name`; unknown names raise ValueError."""
+        """Return the Config class that validates the section selecting `name`.
+
+        An unknown name raises pydantic's own error type, so that validation collects it with all other problems.
+        """
         try:
             return self.get(name).config
         except UnknownNameError as error:
-            raise ValueError(str(error)) from None
+            raise PydanticCustomError("unknown_name", "{text}", {"text": str(error)}) from None
 
     def build(self, config: C, *args: Any) -> B:
         """Build what `config` selects."""

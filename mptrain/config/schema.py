@@ -40,7 +40,12 @@ class Section(BaseModel):
     """Base of every config section: frozen, strict types, unknown keys refused, no NaN or infinity."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
     )
 
 
@@ -117,19 +122,9 @@ class LossScaleConfig(Section):
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> LossScaleConfig:
         if not self.min_scale <= self.init_scale <= self.max_scale:
-            raise ValueError(
-                f"init_scale {self.init_scale:g} must lie between min_scale {self.min_scale:g} and max_scale {self.max_scale:g}"
-            )
+            bounds = f"min_scale {self.min_scale:g} and max_scale {self.max_scale:g}"
+            raise ValueError(f"init_scale {self.init_scale:g} must lie between {bounds}")
         return self
-
-
-def _loss_scale_from_number(value: Any) -> Any:
-    """Read `loss_scale: 1024` as a static scale of 1024."""
-    kind = value.get("kind") if isinstance(value, Mapping) else value
-    if isinstance(kind, int | float) and not isinstance(kind, bool):
-        rest = {k: v for k, v in value.items() if k != "kind"} if isinstance(value, Mapping) else {}
-        return {"init_scale": kind, **rest, "kind": "static"}
-    return value
 
 
 class PrecisionConfig(Section):
@@ -137,7 +132,7 @@ class PrecisionConfig(Section):
 
     mode: PrecisionMode = "auto"
     """auto takes the lowest one that this device runs natively: bf16 (capability >= 8.0), fp16 (7.x), else fp32."""
-    loss_scale: Annotated[LossScaleConfig, BeforeValidator(_loss_scale_from_number)] = LossScaleConfig()
+    loss_scale: LossScaleConfig = LossScaleConfig()
     """Loss scaling; a bare number is a static scale."""
 
 
@@ -252,7 +247,7 @@ class RunConfig(Section):
     """One training run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-    """Names the folder of its runs; defaults to the config file's name."""
+    """Letters, digits, dots, dashes, underscores. Names the folder of its runs; defaults to the config file's name."""
     seed: NonNegativeInt = 0
     """Seed of weights, data order, augmentation and dropout."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"

@@ -1,0 +1,48 @@
+"""`mptrain ls`: what a config can name. Must not: import torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from mptrain.errors import ConfigError
+
+KINDS = ("models", "datasets", "tasks", "optimizers", "schedules", "precisions")
+
+
+def ls(
+    kind: Annotated[
+        str | None, typer.Argument(metavar=f"[{'|'.join(KINDS)}]", help="What to list; all kinds if left out.")
+    ] = None,
+) -> None:
+    """List the names that a config can use, each with a one-line description."""
+    if kind is not None and kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ConfigError(f"'{kind}' is not one of {', '.join(KINDS)}{hint}")
+    tables = _descriptions()
+    if kind is not None:
+        _print_table(tables[kind], indent="")
+        return
+    for title, table in tables.items():
+        print(f"{title}:")
+        _print_table(table, indent="  ")
+
+
+def _descriptions() -> Mapping[str, Mapping[str, str]]:
+    """Return kind -> name -> description."""
+    from mptrain.catalog import REGISTRIES, import_entry_points
+    from mptrain.precision.modes import MODES
+
+    import_entry_points()
+    tables = {reg.plural: {entry.name: entry.description for entry in reg} for reg in REGISTRIES.values()}
+    return {**tables, "precisions": MODES}
+
+
+def _print_table(table: Mapping[str, str], indent: str) -> None:
+    width = max((len(name) for name in table), default=0)
+    for name, description in table.items():
+        print(f"{indent}{name:<{width}}  {description}")
