@@ -1,0 +1,82 @@
+"""Fault drills: plants the faults of `debug.plant` at their attempted steps.
+
+Owns: what each fault does. The base class is the null case: no faults, every method a no-op.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mptrain.config.schema import DebugConfig, FaultKind
+from mptrain.errors import ConfigError
+from mptrain.interfaces import Batch
+
+
+class NoFaults:
+    """Plants nothing."""
+
+    planned: tuple[str, ...] = ()
+
+    def begin(self, attempt: int) -> tuple[FaultKind, ...]:
+        """Start attempted step `attempt` (from 1); return what happens in it."""
+        return ()
+
+    def on_batch(self, batch: Batch) -> Batch:
+        """Return the micro-batch to train on."""
+        return batch
+
+    def on_loss(self, loss: Tensor) -> Tensor:
+        """Return the loss to call backward on."""
+        return loss
+
+    def on_gradients(self, params: Iterable[nn.Parameter]) -> None:
+        """Change gradients, still scaled."""
+
+
+class PlantedFaults(NoFaults):
+    """Plants what the config asks for."""
+
+    def __init__(self, plan: Sequence[tuple[FaultKind, int]]) -> None:
+        self._at: dict[int, list[FaultKind]] = defaultdict(list)
+        for what, attempt in plan:
+            self._at[attempt].append(what)
+        self.planned = tuple(f"{what} at {attempt}" for what, attempt in sorted(plan, key=lambda p: p[1]))
+        self._now: tuple[FaultKind, ...] = ()
+
+    def begin(self, attempt: int) -> tuple[FaultKind, ...]:
+        """Start an attempt; `oom` and `sigterm` happen here."""
+        self._now = tuple(self._at.get(attempt, ()))
+        if "sigterm" in self._now:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if "oom" in self._now:
+            raise torch.OutOfMemoryError("planted by debug.plant")
+        return self._now
+
+    def on_batch(self, batch: Batch) -> Batch:
+        """Fill the inputs with NaN."""
+        if "nan_input" not in self._now:
+            return batch
+        if not batch.inputs.is_floating_point():
+            raise ConfigError("debug.plant: nan_input needs floating-point inputs; plant nan_loss instead")
+        return batch._replace(inputs=torch.full_like(batch.inputs, float("nan")))
+
+    def on_loss(self, loss: Tensor) -> Tensor:
+        """Make the loss NaN."""
+        return loss * float("nan") if "nan_loss" in self._now else loss
+
+    def on_gradients(self, params: Iterable[nn.Parameter]) -> None:
+        """Put one infinity into the first gradient."""
+        if "inf_grad" in self._now:
+            gradient = next(p.grad for p in params if p.grad is not None)
+            gradient.view(-1)[0] = float("inf")
+
+
+def make_faults(config: DebugConfig) -> NoFaults:
+    """Return the drill that `config` asks for."""
+    return PlantedFaults([(p.what, p.at) for p in config.plant]) if config.plant else NoFaults()

@@ -1,0 +1,91 @@
+"""One optimizer step: the hot path, on one screen.
+
+    for each micro-batch:  forward + loss (autocast) -> scale -> backward (outside autocast)
+    unscale and check -> clip -> step unless not finite -> give buffers back -> learning rate, average -> scale
+
+Owns: the order of these. Must not: read the device (no .item(), float(), bool(), .cpu() of a device tensor), count, or
+log. What happened is in `outcome`, on the device; the caller records it, then calls `finish`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mptrain.config.schema import TrainConfig
+from mptrain.errors import ConfigError
+from mptrain.interfaces import Batch, SkippingOptimizer, Task
+from mptrain.optim.ema import WeightAverage
+from mptrain.optim.progress import AppliedSteps
+from mptrain.precision.loss_scaler import LossScaler
+from mptrain.precision.policy import PrecisionPolicy
+from mptrain.trainer.buffers import BufferGuard
+from mptrain.trainer.faults import NoFaults
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """Everything a step works on."""
+
+    model: nn.Module
+    task: Task
+    policy: PrecisionPolicy
+    scaler: LossScaler
+    optimizer: SkippingOptimizer
+    applied: AppliedSteps
+    average: WeightAverage | None
+    buffers: BufferGuard
+    faults: NoFaults
+    config: TrainConfig
+
+
+class TrainStep:
+    """Runs one attempted step over a window of micro-batches."""
+
+    def __init__(self, parts: StepParts, compile_loss: Callable[[Callable[[Batch], Tensor]], Callable[[Batch], Tensor]]):
+        self._parts = parts
+        self._params = [p for p in parts.model.parameters() if p.requires_grad]
+        self._loss = compile_loss(self._micro_loss)
+        self._outcome = parts.scaler.outcome
+
+    def __call__(self, window: Sequence[Batch]) -> None:
+        """Attempt one step; the gradient is the mean over every sample of the window."""
+        parts, scaler, outcome = self._parts, self._parts.scaler, self._outcome
+        total = sum(len(batch.inputs) for batch in window)
+        for param in self._params:
+            param.grad = None
+        parts.buffers.keep()
+        for index, batch in enumerate(window):
+            loss = parts.faults.on_loss(self._loss(parts.faults.on_batch(batch)))
+            if len(window) > 1:
+                loss = loss * (len(batch.inputs) / total)  # this micro-batch's true share, also in a short last window
+            outcome.loss.copy_(loss.detach()) if index == 0 else outcome.loss.add_(loss.detach())
+            scaler.scale(loss).backward()
+        parts.faults.on_gradients(self._params)
+
+        scaler.unscale_()
+        if parts.config.clip_norm is not None:
+            scaler.clip_norm_(parts.config.clip_norm)
+        if parts.config.clip_value is not None:
+            scaler.clip_value_(parts.config.clip_value)
+        parts.optimizer.step()
+        parts.buffers.give_back_if(outcome.skipped)
+        parts.applied.advance(outcome.skipped)
+        if parts.average is not None:
+            parts.average.update(parts.applied.count, outcome.skipped)
+        scaler.update()
+
+    def check_gradients_arrive(self) -> None:
+        """Raise ConfigError where the last backward reached no trainable parameter; called once, after the first step."""
+        if all(p.grad is None for p in self._params):
+            raise ConfigError(
+                f"loss is not connected to any of the {len(self._params)} trainable parameters; "
+                "check the task's loss for detach() or a tensor built anew"
+            )
+
+    def _micro_loss(self, batch: Batch) -> Tensor:
+        # Autocast is entered inside what is compiled: entered outside, the compiled backward would inherit it.
+        with self._parts.policy.autocast():
+            return self._parts.task.loss(self._parts.model, batch)

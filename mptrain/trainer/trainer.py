@@ -1,0 +1,363 @@
+"""The training loop: attempts until enough steps are applied; evaluates, saves and reports on the way.
+
+Owns: the cadence (when to log, evaluate, save, stop) and the position in the data. Must not: know formats or kernels
+(`step.py`, `mptrain.precision`), count (`ledger.py`), or print (`mptrain.telemetry`).
+
+The host launches attempts and learns of their outcome a little later. It therefore assumes that what is in flight is
+applied, and asks the device (one wait) only where that assumption would end the run, evaluate or save.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mptrain.checkpoint import CheckpointStore
+from mptrain.errors import Preempted
+from mptrain.interfaces import Batch
+from mptrain.precision.outcome import Outcome
+from mptrain.telemetry.attempt_log import Completed, make_attempt_log
+from mptrain.telemetry.records import Evaluation, Event, Progress, Reporter
+from mptrain.telemetry.throughput import ThroughputMeter, WindowSpeed
+from mptrain.trainer.build import Run
+from mptrain.trainer.evaluate import evaluate
+from mptrain.trainer.ledger import Ledger
+from mptrain.trainer.memory import peak_memory_bytes, reset_peak_memory
+from mptrain.trainer.randomness import random_state, restore_random_state
+from mptrain.trainer.signals import StopRequest
+from mptrain.trainer.step import TrainStep
+
+_LIVE_SECONDS = 0.25
+_ATTEMPTS_IN_ONE_COPY = 10
+
+
+@dataclass
+class Position:
+    """Where the next micro-batch comes from."""
+
+    epoch: int = 0
+    micro_batch: int = 0
+
+
+@dataclass
+class Best:
+    """The best evaluation so far."""
+
+    value: float = math.nan
+    applied_steps: int = 0
+    without_improvement: int = 0
+
+
+class Trainer:
+    """Trains a built run to its end; `restore` first to resume."""
+
+    def __init__(self, run: Run, reporter: Reporter, store: CheckpointStore | None = None) -> None:
+        self.run = run
+        self.reporter = reporter
+        self.store = store
+        self.position = Position()
+        self.best = Best()
+        self.metrics: dict[str, float] = {}
+        self.meter = ThroughputMeter()
+        scaler = run.parts.scaler
+        self.ledger = Ledger(run.config.train, scaler.min_scale)
+        self._step = TrainStep(run.parts, torch.compile if run.config.train.compile else lambda function: function)
+        log_every = run.config.log.every
+        self._rows_in_one_copy = max(d for d in range(1, _ATTEMPTS_IN_ONE_COPY + 1) if log_every % d == 0)
+        self._log = make_attempt_log(len(Outcome._fields), self._rows_in_one_copy, run.device)
+        self._samples_in_flight: deque[int] = deque()
+        self._launched = 0
+        self._evaluated_at = self._saved_at = -1
+        self._data_wait = 0.0
+        self._began = self._shown = time.perf_counter()
+        self._speed: WindowSpeed | None = None
+        self._speed_steps = self._speed_samples = 0
+        self._stop_early = False
+        stop_at = run.config.train.stop_at_step
+        self._target = min(run.total_steps, stop_at) if stop_at else run.total_steps
+
+    def fit(self) -> None:
+        """Train, evaluate and save to the end.
+
+        Raises DivergedError when training is hopeless, Preempted after a stop request (state saved).
+        """
+        reset_peak_memory(self.run.device)
+        self.run.parts.model.train()
+        self._began = time.perf_counter()
+        with StopRequest() as self._stop:
+            self.meter.restart(self._began)
+            while not self._is_finished():
+                self._epoch()
+            self._close_log_window()
+            if self._evaluated_at != self.ledger.counts.applied:
+                self._evaluate()
+            self._save()
+
+    def _epoch(self) -> None:
+        """Run the rest of the current epoch, or until the run is finished."""
+        train = self.run.config.train
+        batches = self.run.train_loader.epoch(self.position.epoch, self.position.micro_batch)
+        for window in self._timed(_windows(batches, train.accumulate)):
+            self._attempt(window)
+            if self._after_attempt():
+                return
+        self.position = Position(self.position.epoch + 1, 0)
+        if train.eval_every_epochs and self.position.epoch % train.eval_every_epochs == 0:
+            self._settle()
+            if self._evaluated_at != self.ledger.counts.applied:
+                self._evaluate()
+
+    def _attempt(self, window: list[Batch]) -> None:
+        self._launched += 1
+        planted = self.run.parts.faults.begin(self._launched)
+        for what in planted:
+            self._event("planted", f"planted {what} at step {self._launched}", {"what": what})
+        self._samples_in_flight.append(sum(len(batch.inputs) for batch in window))
+        self._step(window)
+        self._log.record(self.run.parts.scaler.outcome.values)
+        self.position.micro_batch += len(window)
+        if self._launched == 1:
+            self._step.check_gradients_arrive()
+        if self.meter.warmup_left and self._launched <= self.meter.warmup_left:
+            self._settle()
+
+    def _after_attempt(self) -> bool:
+        """Take in what the device has finished, act on what is due; return whether the epoch must end here."""
+        config = self.run.config
+        if completed := self._log.completed():
+            self._take_in(completed)
+        if self._is_due(config.train.eval_every_steps, self._evaluated_at):
+            self._evaluate()
+        if self._is_due(config.checkpoint.every, self._saved_at):
+            self._save()
+        if self._stop.requested:
+            self._preempt(self._stop.requested)
+        return self._is_finished()
+
+    def _is_finished(self) -> bool:
+        if self._stop_early:
+            return True
+        if self._optimistic_applied() < self._target:
+            return False
+        self._settle()
+        return self.ledger.counts.applied >= self._target
+
+    def _is_due(self, every: int | None, last: int) -> bool:
+        if every is None or self._optimistic_applied() % every:
+            return False
+        self._settle()
+        applied = self.ledger.counts.applied
+        return applied % every == 0 and applied not in (0, last)
+
+    def _optimistic_applied(self) -> int:
+        return self.ledger.counts.applied + len(self._samples_in_flight)
+
+    def _settle(self) -> None:
+        """Wait for the device and account for everything launched."""
+        for completed in self._log.drain():
+            self._take_in(completed)
+
+    def _take_in(self, completed: Completed) -> None:
+        every = self.run.config.log.every
+        for row in completed.rows:
+            samples = self._samples_in_flight.popleft()
+            outcome = Outcome(*row)
+            self._speed_steps += 1
+            self._speed_samples += 0 if outcome.skipped else samples
+            for event in self.ledger.add(outcome, samples):
+                self.reporter.event(event)
+            if self.ledger.counts.attempted % every == 0:
+                self._mark_speed(completed.at)
+                self._close_log_window()
+        if self.meter.warmup_left:
+            self._mark_speed(completed.at)
+        now = time.perf_counter()
+        if now - self._shown > _LIVE_SECONDS:
+            self._shown = now
+            self.reporter.progress(self._progress(self.ledger.last.loss))
+
+    def _mark_speed(self, at: float) -> None:
+        speed = self.meter.mark(
+            at, steps=self._speed_steps, samples=self._speed_samples, data_wait_s=self._data_wait
+        )
+        self._speed = speed or self._speed
+        self._speed_steps = self._speed_samples = 0
+        self._data_wait = 0.0
+
+    def _close_log_window(self) -> None:
+        self._settle()
+        window = self.ledger.close_window()
+        if window.losses:
+            self.reporter.window(self._progress(math.fsum(window.losses) / len(window.losses)))
+
+    def _progress(self, loss: float) -> Progress:
+        counts, last, run = self.ledger.counts, self.ledger.last, self.run
+        return Progress(
+            attempted_steps=counts.attempted,
+            applied_steps=counts.applied,
+            skipped_steps=counts.skipped,
+            last_skipped_step=counts.last_skipped,
+            epoch=self.position.epoch,
+            epoch_step=-(-self.position.micro_batch // run.config.train.accumulate),
+            loss=loss,
+            lr=run.rates[max(counts.applied - 1, 0)],
+            grad_norm=None if run.config.train.clip_norm is None else last.grad_norm,
+            loss_scale=last.loss_scale if run.parts.scaler.scales_loss else None,
+            samples_per_s=self._speed.samples_per_s if self._speed else None,
+            step_time_ms=self._speed.step_time_ms if self._speed else None,
+            data_wait_fraction=self._speed.data_wait_fraction if self._speed else None,
+            peak_memory_bytes=peak_memory_bytes(run.device),
+            wall_s=time.perf_counter() - self._began,
+        )
+
+    def _timed(self, windows: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
+        """Yield `windows`, adding up the time spent waiting for each."""
+        iterator = iter(windows)
+        while True:
+            before = time.perf_counter()
+            window = next(iterator, None)
+            self._data_wait += time.perf_counter() - before
+            if window is None:
+                return
+            yield window
+
+    def _evaluate(self) -> None:
+        self._pause_clock()
+        run, parts = self.run, self.run.parts
+        began = time.perf_counter()
+        with parts.average.in_place_of_weights() if parts.average else nullcontext():
+            self.metrics = evaluate(parts.model, parts.task, run.eval_batches, parts.policy, run.device)
+        applied = self.ledger.counts.applied
+        self._evaluated_at = applied
+        improved = self._is_improvement(self.metrics[parts.task.main_metric], applied)
+        self.reporter.evaluated(
+            Evaluation(
+                applied_steps=applied,
+                epoch=self.position.epoch,
+                metrics=dict(self.metrics),
+                main_metric=parts.task.main_metric,
+                improved=improved,
+                seconds=time.perf_counter() - began,
+            )
+        )
+        if improved and run.config.checkpoint.best:
+            self._save()
+        early = run.config.train.early_stop
+        if early and self.best.without_improvement >= early.patience:
+            self._stop_early = True
+            self._event("early_stop", f"no improvement in {early.patience} evaluations: stopping", {})
+        self.meter.restart(time.perf_counter())
+
+    def _is_improvement(self, value: float, applied: int) -> bool:
+        early = self.run.config.train.early_stop
+        min_delta = early.min_delta if early else 0.0
+        gain = value - self.best.value if self.run.parts.task.higher_is_better else self.best.value - value
+        if math.isnan(self.best.value) or gain > min_delta:
+            self.best = Best(value, applied)
+            return True
+        self.best.without_improvement += 1
+        return False
+
+    def _save(self) -> None:
+        if self.store is None:
+            return
+        self._pause_clock()
+        applied = self.ledger.counts.applied
+        if applied != self._saved_at:
+            self._saved_at = applied
+            if self._weights_are_finite():
+                checkpoint = self.store.save(self.state(), applied_steps=applied, score=self._score())
+                self._event("checkpoint", f"saved {checkpoint.path.name}", {"path": checkpoint.path.name})
+            else:
+                self._event("warning", "weights are not finite: not saved", {})
+        self.meter.restart(time.perf_counter())
+
+    def _score(self) -> float | None:
+        """Return the main metric, larger is better, where it was measured at this very step."""
+        if self._evaluated_at != self.ledger.counts.applied:
+            return None
+        task = self.run.parts.task
+        value = self.metrics[task.main_metric]
+        return (value if task.higher_is_better else -value) if math.isfinite(value) else None
+
+    def _weights_are_finite(self) -> bool:
+        norms = torch._foreach_norm([p.detach() for p in self.run.parts.model.parameters()])
+        return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
+
+    def _pause_clock(self) -> None:
+        self._settle()
+        self._mark_speed(time.perf_counter())
+
+    def _preempt(self, signal_name: str) -> None:
+        self._close_log_window()
+        self._event("preempted", f"{signal_name}: stopping after this step", {"signal": signal_name})
+        self._save()
+        raise Preempted(f"stopped by {signal_name} after {self.ledger.counts.applied} applied steps; resume with --resume")
+
+    def _event(self, kind: str, message: str, data: dict[str, Any]) -> None:
+        counts = self.ledger.counts
+        self.reporter.event(Event(kind, max(self._launched, counts.attempted), counts.applied, message, data))
+
+    def state(self) -> dict[str, Any]:
+        """Return everything a resumed run needs, by checkpoint part."""
+        parts = self.run.parts
+        state: dict[str, Any] = {
+            "model": {name: value.detach().clone() for name, value in parts.model.state_dict().items()},
+            "optimizer": parts.optimizer.state_dict(),
+            "trainer": {
+                "position": [self.position.epoch, self.position.micro_batch],
+                "counts": self.ledger.state_dict(),
+                "best": [self.best.value, self.best.applied_steps, self.best.without_improvement],
+                "metrics": dict(self.metrics),
+                "evaluated_at": self._evaluated_at,
+                "scaler": parts.scaler.state_dict(),
+                "precision": self.run.in_force.mode,
+                "random": random_state(self.run.device),
+            },
+        }
+        if parts.average:
+            state["ema"] = parts.average.state_dict()
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; a scaler of another kind starts afresh, which is reported."""
+        parts, saved = self.run.parts, state["trainer"]
+        parts.model.load_state_dict(state["model"])
+        parts.optimizer.load_state_dict(state["optimizer"])
+        for group in parts.optimizer.param_groups:
+            group["lr"] = parts.applied.lr  # loading replaced the shared tensor by a copy
+        if parts.average:
+            parts.average.load_state_dict(state["ema"])
+        self.position = Position(*saved["position"])
+        self.best = Best(*saved["best"])
+        self.metrics = dict(saved["metrics"])
+        self._evaluated_at = saved["evaluated_at"]
+        self.ledger.load_state_dict(saved["counts"])
+        self._launched = self.ledger.counts.attempted
+        self._saved_at = self.ledger.counts.applied
+        parts.applied.set(self.ledger.counts.applied)
+        restore_random_state(saved["random"], self.run.device)
+        if saved["precision"] != self.run.in_force.mode:
+            self._event("precision_change", f"precision changed {saved['precision']} -> {self.run.in_force.mode}", {})
+        if saved["scaler"]["kind"] == parts.scaler.kind and saved["precision"] == self.run.in_force.mode:
+            parts.scaler.load_state_dict(saved["scaler"])
+        self._event("resume", f"resumed after {self.ledger.counts.applied} applied steps", {})
+
+
+def _windows(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """Group micro-batches into optimizer steps; the last window of an epoch may be shorter."""
+    window: list[Batch] = []
+    for batch in batches:
+        window.append(batch)
+        if len(window) == size:
+            yield window
+            window = []
+    if window:
+        yield window
