@@ -65,7 +65,7 @@ def print_table(results: dict[str, list[dict[str, Any]]], out: dict[str, str]) -
             )
         )
     print(
-        "| contestant | what it does | computed in | us/step: median (min-max) | ratio in the round | to | final loss | n |"
+        "| contestant | what it does | computed in | us/step (min-max) | same-round ratio | to | final loss | n |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for _, row in sorted(rows):
