@@ -64,9 +64,7 @@ def print_table(results: dict[str, list[dict[str, Any]]], out: dict[str, str]) -
                 f"| {runs[0]['final_loss']:.3f} | {len(runs)} |",
             )
         )
-    print(
-        "| contestant | what it does | computed in | us/step (min-max) | same-round ratio | to | final loss | n |"
-    )
+    print("| contestant | what it does | computed in | us/step (min-max) | same-round ratio | to | final loss | n |")
     print("|---|---|---|---|---|---|---|---|")
     for _, row in sorted(rows):
         print(row)
