@@ -52,6 +52,8 @@ class InMemory:
     inputs: Tensor
     targets: Tensor
     transform: Transform
+    augments: bool = True
+    """False: the transform ignores its generator, so a loader may apply it once instead of at every batch."""
 
     def __len__(self) -> int:
         return len(self.inputs)

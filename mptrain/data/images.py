@@ -1,0 +1,88 @@
+"""Image sets that are small enough to be held in memory: the bundled one, and torchvision's MNISTs and CIFARs.
+
+Owns: reading them and checking that they are whole. Must not: train-time work (see `transforms`, `cached`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import lzma
+import sys
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mptrain.data.entries import Cifar10Config, FashionMnistConfig, GreyConfig, MnistConfig
+from mptrain.data.transforms import ImageTransform
+from mptrain.errors import DataError
+from mptrain.interfaces import DataSpec, DataSplits, InMemory
+from mptrain.torchvision_import import import_torchvision
+
+FASHION_SHA256 = "8b56bfc3e6015b400f66d19226dbe5708bfb9eb4cd67ca6ccb461926bee8edd9"
+TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+
+ImageConfig = GreyConfig | Cifar10Config
+Images = tuple[Tensor, Tensor]
+"""uint8 images (N, C, H, W) and int64 labels (N,)."""
+
+
+def fashion_mnist_12k(config: GreyConfig) -> DataSplits:
+    """Return the bundled Fashion-MNIST subset; raise DataError when the file is missing or damaged."""
+    file = resources.files("mptrain.data") / "bundled" / "fashion_mnist_12k.npz.xz"
+    try:
+        packed = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"data: the bundled file {file} cannot be read ({error}); reinstall mptrain") from error
+    digest = hashlib.sha256(packed).hexdigest()
+    if digest != FASHION_SHA256:
+        raise DataError(f"data: the bundled file {file} is damaged (sha256 {digest[:12]}...); reinstall mptrain")
+    with np.load(io.BytesIO(lzma.decompress(packed)), allow_pickle=False) as content:
+        train, test = (
+            (torch.from_numpy(content[f"{split}_images"]).unsqueeze(1), torch.from_numpy(content[f"{split}_labels"]))
+            for split in ("train", "test")
+        )
+        classes = tuple(map(str, content["classes"]))
+    return in_memory_splits(config, train, test, classes, {"sha256": digest})
+
+
+def downloaded(config: MnistConfig | FashionMnistConfig | Cifar10Config) -> DataSplits:
+    """Return one of torchvision's sets; raise DataError when its files are missing, damaged or cannot be fetched."""
+    dataset_class = getattr(import_torchvision("datasets"), TORCHVISION_CLASSES[config.name])
+    try:
+        # torchvision prints its progress; standard output belongs to the run's result.
+        with contextlib.redirect_stdout(sys.stderr):
+            train, test = (
+                dataset_class(config.root, train=is_train, download=config.download) for is_train in (True, False)
+            )
+    except Exception as error:  # torchvision has no error of its own: what it raises on bad files depends on the damage
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = "check the network, or copy the files there" if config.download else "set data.download=true"
+        raise DataError(f"data.root: {config.name} cannot be read from '{config.root}' ({reason}); {remedy}") from error
+    return in_memory_splits(config, _images(train), _images(test), tuple(train.classes), {})
+
+
+def _images(dataset: Any) -> Images:
+    """Return a torchvision set's images and labels, channels first."""
+    images = torch.as_tensor(dataset.data)
+    images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
+    return images, torch.as_tensor(dataset.targets)
+
+
+def in_memory_splits(
+    config: ImageConfig, train: Images, test: Images, class_names: tuple[str, ...], identity: dict[str, str]
+) -> DataSplits:
+    """Return splits of images that are normalised, and augmented in training, as `config` says."""
+    transform = ImageTransform(config.mean, config.std, config.augment)
+    augments = config.augment.flip or config.augment.crop_padding > 0
+    spec = DataSpec(tuple(train[0].shape[1:]), len(class_names), class_names=class_names)
+    return DataSplits(
+        spec,
+        InMemory(train[0], train[1].long(), transform, augments=augments),
+        InMemory(test[0], test[1].long(), transform, augments=False),
+        {"name": config.name, "train": len(train[0]), "test": len(test[0]), **identity},
+    )

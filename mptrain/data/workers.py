@@ -1,0 +1,212 @@
+"""Batches of a split that is not held on the device: read by loader processes, copied one batch ahead.
+
+Owns: worker processes, their randomness, and the copies. Must not: disturb the main process's random state.
+
+The sampler hands a whole micro-batch (`_Key`) to the dataset, so any number of workers gives the same batches. A
+sample's randomness is seeded by (seed, epoch, sample id); an in-memory split is augmented on the device as in `cached`.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from mptrain.data.cached import image_layout
+from mptrain.data.order import EpochOrder, derive_seed
+from mptrain.errors import DataError
+from mptrain.interfaces import Batch, InMemory, Streamed
+
+
+class _Key(NamedTuple):
+    """One batch to read; `seed` is the epoch's, None in evaluation."""
+
+    ids: Tensor
+    seed: int | None
+
+
+class _Keys:
+    """The batches of the coming pass; a persistent DataLoader asks for them anew each time."""
+
+    def __init__(self) -> None:
+        self.coming: list[_Key] = []
+
+    def __iter__(self) -> Iterator[_Key]:
+        return iter(self.coming)
+
+
+class _InMemoryBatches(Dataset[Any]):
+    def __init__(self, split: InMemory) -> None:
+        self._inputs, self._targets = split.inputs, split.targets
+
+    def __getitem__(self, key: _Key) -> tuple[Tensor, Tensor]:
+        return self._inputs.index_select(0, key.ids), self._targets.index_select(0, key.ids)
+
+
+class _StreamedBatches(Dataset[Any]):
+    def __init__(self, split: Streamed) -> None:
+        self._dataset = split.dataset
+
+    def __getitem__(self, key: _Key) -> tuple[Tensor, Tensor] | DataError:
+        samples = []
+        try:
+            with _random_state_kept():
+                for index in key.ids.tolist():
+                    if key.seed is not None:
+                        _seed_everything(derive_seed(key.seed, index))
+                    samples.append(self._dataset[index])
+        except DataError as error:
+            return error  # raised in a worker it would arrive as a traceback
+        inputs, targets = default_collate(samples)
+        return inputs, targets
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+
+
+def _seed_everything(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset the GPU's generators too
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def _ignore_interrupt(_worker: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process decides what it means, and ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class _Reader:
+    """Loader processes that turn keys into batches on the device."""
+
+    def __init__(self, split: InMemory | Streamed, num_workers: int, device: torch.device) -> None:
+        self._keys, self._device = _Keys(), device
+        self._loader: DataLoader[Any] = DataLoader(
+            _InMemoryBatches(split) if isinstance(split, InMemory) else _StreamedBatches(split),
+            batch_size=None,
+            sampler=self._keys,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_ignore_interrupt,
+            persistent_workers=num_workers > 0,
+            generator=torch.Generator(),  # without one, every pass draws from the global generator
+        )
+
+    def read(self, keys: list[_Key]) -> Iterator[Batch]:
+        """Yield the batches of `keys` in order; raise the DataError that reading one of them gave."""
+        self._keys.coming = keys
+        if self._device.type == "cuda":
+            return _one_ahead(self._from_host(), self._device)
+        return self._from_host()
+
+    def _from_host(self) -> Iterator[Batch]:
+        for item in self._loader:
+            if isinstance(item, DataError):
+                raise item
+            yield Batch(*item)
+
+
+def _one_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield the batches on the device; each is copied on a side stream while the one before is computed on."""
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    waiting: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            copy = Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record(stream)
+        if waiting is not None:
+            yield _handed_over(*waiting)
+        waiting = copy, copied
+    if waiting is not None:
+        yield _handed_over(*waiting)
+
+
+def _handed_over(batch: Batch, copied: torch.cuda.Event) -> Batch:
+    current = torch.cuda.current_stream(batch.inputs.device)
+    current.wait_event(copied)
+    for tensor in batch:
+        tensor.record_stream(current)  # the memory is not re-used before this stream is done with it
+    return batch
+
+
+class WorkerTrainLoader:
+    """Training micro-batches read by loader processes."""
+
+    def __init__(
+        self,
+        split: InMemory | Streamed,
+        order: EpochOrder,
+        device: torch.device,
+        *,
+        num_workers: int,
+        channels_last: bool,
+    ) -> None:
+        self._order, self._channels_last = order, channels_last
+        self._reader = _Reader(split, num_workers, device)
+        self._transform = split.transform if isinstance(split, InMemory) else None
+        self._generator = torch.Generator(device) if isinstance(split, InMemory) and split.augments else None
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the sample ids of the epoch in order, int64 on the CPU."""
+        return self._order.ids(epoch)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the epoch's micro-batches on the device, from micro-batch index `start`; nothing before it is read."""
+        seed = derive_seed(self._order.seed, epoch)
+        keys = [_Key(ids, seed) for ids in torch.split(self.order(epoch), self._order.batch_size)[start:]]
+        for index, (inputs, targets) in enumerate(self._reader.read(keys), start):
+            if self._generator is not None:
+                self._generator.manual_seed(derive_seed(self._order.seed, epoch, index))
+            if self._transform is not None:
+                inputs = self._transform(inputs, self._generator)
+            yield Batch(image_layout(inputs, self._channels_last), targets)
+
+
+class WorkerEvalLoader:
+    """Evaluation batches read by loader processes, in order, nothing dropped."""
+
+    def __init__(
+        self,
+        split: InMemory | Streamed,
+        batch_size: int,
+        device: torch.device,
+        *,
+        num_workers: int,
+        channels_last: bool,
+    ) -> None:
+        self._keys = [_Key(ids, None) for ids in torch.split(torch.arange(len(split)), batch_size)]
+        self._channels_last = channels_last
+        self._reader = _Reader(split, num_workers, device)
+        self._transform = split.transform if isinstance(split, InMemory) else None
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for inputs, targets in self._reader.read(self._keys):
+            if self._transform is not None:
+                inputs = self._transform(inputs, None)
+            yield Batch(image_layout(inputs, self._channels_last), targets)
