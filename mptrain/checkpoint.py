@@ -55,7 +55,9 @@ class CheckpointStore:
         self._keep_last = keep_last
         self._keep_best = keep_best
 
-    def save(self, parts: Mapping[str, Any], *, applied_steps: int, score: float | None) -> Checkpoint:
+    def save(
+        self, parts: Mapping[str, Any], *, applied_steps: int, attempted_steps: int, score: float | None
+    ) -> Checkpoint:
         """Write `parts` as one checkpoint; the earlier ones stay until it is complete."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
@@ -63,7 +65,8 @@ class CheckpointStore:
         temporary = self.folder / f"{_TEMPORARY}{target.name}"
         temporary.mkdir()
         files = {f"{name}.pt": _write_part(temporary / f"{name}.pt", state) for name, state in parts.items()}
-        manifest = {"schema": SCHEMA, "applied_steps": applied_steps, "score": score, "files": files}
+        manifest: dict[str, Any] = {"schema": SCHEMA, "applied_steps": applied_steps}
+        manifest |= {"attempted_steps": attempted_steps, "score": score, "files": files}
         _write_synced(temporary / _MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode())
         _sync_folder(temporary)
         if target.exists():
@@ -118,7 +121,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
         schema = manifest["schema"]
-        _ = manifest["applied_steps"], manifest["score"], manifest["files"]
+        _ = [manifest[key] for key in ("applied_steps", "attempted_steps", "score", "files")]
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not a complete checkpoint (no {_MANIFEST})") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

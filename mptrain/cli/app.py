@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from mptrain import __version__
-from mptrain.cli import config_commands, list_commands
+from mptrain.cli import config_commands, env_command, list_commands, run_commands
 from mptrain.cli.output import print_error, print_problem
 from mptrain.errors import MptrainError
 
@@ -48,10 +48,14 @@ def _root(
 
 
 # Commands in the order of their use; each is a function of its group's module.
+app.command("run")(run_commands.run)
+app.command("eval")(run_commands.evaluate)
+app.command("export")(run_commands.export)
 app.command("check")(config_commands.check)
 app.command("show")(config_commands.show)
 app.command("schema")(config_commands.schema)
 app.command("ls")(list_commands.ls)
+app.command("env")(env_command.env)
 
 
 def main() -> None:
@@ -69,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
         print_error(error)
         return error.exit_code
     except typer.TyperException as error:
-        print_problem(f"{error.format_message()} (see `mptrain --help`)")
+        print_problem(f"{error.format_message().rstrip('.')}; see `mptrain --help`")
         return 2
     except typer.Abort:
         return 130

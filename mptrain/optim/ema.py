@@ -16,10 +16,15 @@ from mptrain.config.schema import EmaConfig
 
 
 class WeightAverage:
-    """ema += (1 - decay) * (weight - ema); under warm-up decay = min(config.decay, (1 + t) / (10 + t)) at applied step t."""
+    """ema += (1 - decay) * (weight - ema).
+
+    Under warm-up, decay = min(config.decay, (1 + t) / (10 + t)) at applied step t.
+    """
 
     def __init__(self, model: nn.Module, config: EmaConfig, device: torch.device) -> None:
-        self._live = [p.detach() for p in model.parameters() if p.requires_grad]
+        trainable = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        self._names = list(trainable)
+        self._live = list(trainable.values())
         self._shadow = [p.clone() for p in self._live]
         self._share = 1.0 - config.decay
         self._warmup = config.warmup
@@ -44,9 +49,9 @@ class WeightAverage:
             torch._foreach_copy_(self._live, kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the average, in the order of the model's trainable parameters."""
-        return {"shadow": self._shadow}
+        """Return the averaged weights by parameter name."""
+        return dict(zip(self._names, self._shadow, strict=True))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved average."""
-        torch._foreach_copy_(self._shadow, state["shadow"])
+        torch._foreach_copy_(self._shadow, [state[name] for name in self._names])

@@ -38,6 +38,11 @@ class LossScaler:
         self._by_dtype = _group_by_dtype(params)
         self._grads: list[Tensor] = []
 
+    @property
+    def min_scale(self) -> float | None:
+        """The floor of the scale; None where the scale cannot move."""
+        return None
+
     def attach(self, optimizer: Any) -> None:
         """Hand `outcome.skipped` to an optimizer whose `step` then skips by itself, as torch's fused kernels do."""
         optimizer.grad_scale = None
@@ -76,6 +81,10 @@ class LossScaler:
     def update(self) -> None:
         """Adjust the scale after a step; a static scale stays."""
 
+    def current_scale(self) -> float | None:
+        """Read the scale in force (waits for the device); None where the loss is not scaled."""
+        return self._scale.item() if self.scales_loss else None
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
         return {"kind": self.kind, "scale": self._scale.clone()}
@@ -106,6 +115,11 @@ class DynamicLossScaler(LossScaler):
         self.scales_loss = True
         self._growth_tracker = torch.zeros((), dtype=torch.int32, device=device)
         self._hysteresis_left = torch.full((), config.hysteresis, dtype=torch.int32, device=device)
+
+    @property
+    def min_scale(self) -> float | None:
+        """The floor of the scale."""
+        return self.config.min_scale
 
     def unscale_(self) -> None:
         """See LossScaler; the reciprocal is taken in FP64, as GradScaler does."""

@@ -172,7 +172,8 @@ class Fp16Policy(AutocastPolicy):
         if self.device.type == "cpu" and convolutions:
             found.append(
                 f"fp16 on a CPU: the backward of this model's {convolutions} convolutions is about 60 times "
-                "slower than in FP32, a step may take minutes; use precision=bf16 or precision=fp32 here, or a GPU for fp16"
+                "slower than in FP32, a step may take minutes; use precision=bf16 or precision=fp32 "
+                "here, or a GPU for fp16"
             )
         if self.loss_scale_kind == "none":
             found.append("fp16 without loss scaling: gradients below 6e-8 become zero; loss_scale=dynamic prevents it")

@@ -46,7 +46,7 @@ class AttemptLog:
 
 
 class CudaAttemptLog(AttemptLog):
-    """For a GPU: rows gather on the device, go to pinned memory every `window` attempts, and are read once their event has passed."""
+    """For a GPU: rows gather on the device and go to pinned memory every `window` attempts; read after its event."""
 
     def __init__(self, fields: int, window: int, device: torch.device, windows_in_flight: int = 8) -> None:
         super().__init__()

@@ -52,10 +52,13 @@ def resolve_device(wanted: str) -> torch.device:
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise CapabilityError(f"device: '{wanted}' asked for, but torch {torch.__version__} sees no GPU; use device=cpu")
+        raise CapabilityError(f"device: '{wanted}' asked for, but torch {torch.__version__} sees no GPU; use cpu")
     device = torch.device("cuda:0" if wanted in ("auto", "cuda") else wanted)
     if device.index >= torch.cuda.device_count():
-        raise CapabilityError(f"device: '{wanted}' asked for, but there are {torch.cuda.device_count()} GPUs (from cuda:0)")
+        count = torch.cuda.device_count()
+        raise CapabilityError(
+            f"device: '{wanted}' asked for, but the last of this machine's {count} is cuda:{count - 1}"
+        )
     torch.cuda.set_device(device)
     return device
 
@@ -84,9 +87,7 @@ def build_run(config: RunConfig) -> Run:
     train_loader = make_train_loader(
         splits.train, config.data, seed=config.seed, device=device, channels_last=config.train.channels_last
     )
-    eval_batches = make_eval_loader(
-        splits.test, config.data, device=device, channels_last=config.train.channels_last
-    )
+    eval_batches = make_eval_loader(splits.test, config.data, device=device, channels_last=config.train.channels_last)
     steps_per_epoch = -(-len(train_loader) // config.train.accumulate)
     total_steps = config.train.max_steps or steps_per_epoch * (config.train.epochs or 1)
     rates = _rates(config, total_steps)
@@ -120,7 +121,7 @@ def build_model(config: RunConfig) -> tuple[DataSplits, Task, nn.Module]:
     half = sorted({str(p.dtype) for p in model.parameters() if p.dtype != torch.float32})
     if half:
         names = [name for name, p in model.named_parameters() if p.dtype != torch.float32][:3]
-        raise ConfigError(f"model: parameters must be float32, found {', '.join(half)} in {', '.join(names)}; drop .half()")
+        raise ConfigError(f"model: parameters must be float32, found {', '.join(half)} in {', '.join(names)}, ...")
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError(f"model: '{config.model.name}' has no trainable parameter")
     return splits, task, model

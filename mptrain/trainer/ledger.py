@@ -97,9 +97,9 @@ class Ledger:
         at = f"attempted step {counts.attempted} ({counts.applied} applied, {scale})"
         if counts.consecutive_nonfinite_losses >= config.max_nonfinite_losses:
             raise DivergedError(
-                f"the loss was not finite {counts.consecutive_nonfinite_losses} times in a row, up to {at}; weights are "
-                "those of the last good step. No loss scale cures this: look at the data, lower optimizer.lr, or set "
-                "train.clip_norm"
+                f"the loss was not finite {counts.consecutive_nonfinite_losses} times in a row, up to {at}; weights "
+                "are those of the last good step. No loss scale cures this: look at the data, lower optimizer.lr, or "
+                "set train.clip_norm"
             )
         if counts.consecutive_at_floor >= _FLOOR_PATIENCE:
             raise DivergedError(

@@ -5,20 +5,21 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import numpy
+import numpy as np
 import torch
 
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch (all devices)."""
     random.seed(seed)
-    numpy.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """Return the state of every generator as plain numbers and tensors."""
-    name, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
+    numpy_state: Any = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, gauss = numpy_state
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(gauss)],
@@ -33,7 +34,7 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     """Take over a saved state; a CUDA state is used only where the run still is on CUDA."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    numpy.random.set_state(tuple(state["numpy"]))
+    np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"].cpu())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

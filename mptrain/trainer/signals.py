@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import FrameType, TracebackType
 
 from mptrain.errors import Interrupted
@@ -18,7 +19,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         self._owner = os.getpid()
-        self._previous = {number: signal.signal(number, self._on_signal) for number in _REQUESTS}
+        on_main_thread = threading.current_thread() is threading.main_thread()  # Python allows handlers only there
+        numbers = _REQUESTS if on_main_thread else ()
+        self._previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         return self
 
     def __exit__(

@@ -24,6 +24,8 @@ from mptrain.precision.policy import PrecisionPolicy
 from mptrain.trainer.buffers import BufferGuard
 from mptrain.trainer.faults import NoFaults
 
+MicroLoss = Callable[[Batch], Tensor]
+
 
 @dataclass(frozen=True)
 class StepParts:
@@ -44,7 +46,7 @@ class StepParts:
 class TrainStep:
     """Runs one attempted step over a window of micro-batches."""
 
-    def __init__(self, parts: StepParts, compile_loss: Callable[[Callable[[Batch], Tensor]], Callable[[Batch], Tensor]]):
+    def __init__(self, parts: StepParts, compile_loss: Callable[[MicroLoss], MicroLoss]) -> None:
         self._parts = parts
         self._params = [p for p in parts.model.parameters() if p.requires_grad]
         self._loss = compile_loss(self._micro_loss)
@@ -78,7 +80,7 @@ class TrainStep:
         scaler.update()
 
     def check_gradients_arrive(self) -> None:
-        """Raise ConfigError where the last backward reached no trainable parameter; called once, after the first step."""
+        """Raise ConfigError where the last backward reached no trainable parameter."""
         if all(p.grad is None for p in self._params):
             raise ConfigError(
                 f"loss is not connected to any of the {len(self._params)} trainable parameters; "
@@ -87,5 +89,7 @@ class TrainStep:
 
     def _micro_loss(self, batch: Batch) -> Tensor:
         # Autocast is entered inside what is compiled: entered outside, the compiled backward would inherit it.
-        with self._parts.policy.autocast():
-            return self._parts.task.loss(self._parts.model, batch)
+        parts = self._parts
+        batch = Batch(parts.policy.convert_input(batch.inputs), batch.targets)
+        with parts.policy.autocast():
+            return parts.task.loss(parts.model, batch)

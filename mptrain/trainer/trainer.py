@@ -65,6 +65,8 @@ class Trainer:
         self.position = Position()
         self.best = Best()
         self.metrics: dict[str, float] = {}
+        self.train_loss = math.nan
+        self.summary: dict[str, Any] | None = None
         self.meter = ThroughputMeter()
         scaler = run.parts.scaler
         self.ledger = Ledger(run.config.train, scaler.min_scale)
@@ -99,6 +101,13 @@ class Trainer:
             if self._evaluated_at != self.ledger.counts.applied:
                 self._evaluate()
             self._save()
+        self.summary = self._summarize()
+
+    def _summarize(self) -> dict[str, Any] | None:
+        parts = self.run.parts
+        with parts.average.in_place_of_weights() if parts.average else nullcontext():
+            summary = parts.task.summary(parts.model, self.run.splits)
+        return dict(summary) if summary is not None else None
 
     def _epoch(self) -> None:
         """Run the rest of the current epoch, or until the run is finished."""
@@ -184,9 +193,7 @@ class Trainer:
             self.reporter.progress(self._progress(self.ledger.last.loss))
 
     def _mark_speed(self, at: float) -> None:
-        speed = self.meter.mark(
-            at, steps=self._speed_steps, samples=self._speed_samples, data_wait_s=self._data_wait
-        )
+        speed = self.meter.mark(at, steps=self._speed_steps, samples=self._speed_samples, data_wait_s=self._data_wait)
         self._speed = speed or self._speed
         self._speed_steps = self._speed_samples = 0
         self._data_wait = 0.0
@@ -195,7 +202,8 @@ class Trainer:
         self._settle()
         window = self.ledger.close_window()
         if window.losses:
-            self.reporter.window(self._progress(math.fsum(window.losses) / len(window.losses)))
+            self.train_loss = math.fsum(window.losses) / len(window.losses)
+            self.reporter.window(self._progress(self.train_loss))
 
     def _progress(self, loss: float) -> Progress:
         counts, last, run = self.ledger.counts, self.ledger.last, self.run
@@ -273,7 +281,10 @@ class Trainer:
         if applied != self._saved_at:
             self._saved_at = applied
             if self._weights_are_finite():
-                checkpoint = self.store.save(self.state(), applied_steps=applied, score=self._score())
+                counts = self.ledger.counts
+                checkpoint = self.store.save(
+                    self.state(), applied_steps=applied, attempted_steps=counts.attempted, score=self._score()
+                )
                 self._event("checkpoint", f"saved {checkpoint.path.name}", {"path": checkpoint.path.name})
             else:
                 self._event("warning", "weights are not finite: not saved", {})
@@ -299,11 +310,16 @@ class Trainer:
         self._close_log_window()
         self._event("preempted", f"{signal_name}: stopping after this step", {"signal": signal_name})
         self._save()
-        raise Preempted(f"stopped by {signal_name} after {self.ledger.counts.applied} applied steps; resume with --resume")
+        applied = self.ledger.counts.applied
+        raise Preempted(f"stopped by {signal_name} after {applied} applied steps; go on with --resume auto")
 
     def _event(self, kind: str, message: str, data: dict[str, Any]) -> None:
         counts = self.ledger.counts
         self.reporter.event(Event(kind, max(self._launched, counts.attempted), counts.applied, message, data))
+
+    def final_loss_scale(self) -> float | None:
+        """Return the scale now in force; None where the loss is not scaled."""
+        return self.run.parts.scaler.current_scale()
 
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs, by checkpoint part."""

@@ -1,0 +1,133 @@
+"""`mptrain run`, `eval` and `export`: training, and what comes after it. Torch is imported inside the functions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mptrain.cli.config_commands import Overrides
+from mptrain.cli.output import print_error, print_problem
+from mptrain.errors import MptrainError
+
+
+class ExportDtype(StrEnum):
+    """Formats that `export` writes."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder.")]
+Best = Annotated[bool, typer.Option("--best", help="Take the best checkpoint, not the newest.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+
+
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A config file.")],
+    overrides: Overrides = None,
+    output_dir: Annotated[Path, typer.Option(help="Runs go to OUTPUT_DIR/<config name>/<run id>/.")] = Path("runs"),
+    run_id: Annotated[str | None, typer.Option(help="Name this run's folder; the default is date and time.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="auto|PATH", help="Continue a run folder, a checkpoint, or the newest (auto).")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this many applied steps; the schedule keeps its length.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, train nothing, write nothing.")] = False,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
+) -> None:
+    """Train what CONFIG describes."""
+    limit = [f"train.stop_at_step={max_steps}"] if max_steps is not None else []
+    result: dict[str, Any]
+    try:
+        from mptrain.catalog import load_config
+
+        loaded = load_config(config, [*(overrides or ()), *limit])
+        if dry_run:
+            result = _dry_run(loaded.config, quiet=quiet or as_json)
+        else:
+            from mptrain.trainer.launch import LaunchOptions, launch
+
+            options = LaunchOptions(output_dir, run_id, resume, quiet, as_json)
+            result = launch(loaded.config, options, command=sys.argv)
+    except MptrainError as error:
+        if not as_json:
+            raise
+        print_error(error)
+        result = {"schema": 1, "status": error.status, "exit_code": error.exit_code, "error": str(error)}
+    else:
+        if result["error"]:
+            print_problem(result["error"])
+    if as_json:
+        from mptrain.telemetry.files import strict_json
+
+        print(json.dumps(strict_json(result), allow_nan=False))
+    raise typer.Exit(result["exit_code"])
+
+
+def evaluate(run_dir: RunDirectory, overrides: Overrides = None, best: Best = False, as_json: AsJson = False) -> None:
+    """Evaluate a run's checkpoint on its test data."""
+    from mptrain.trainer.saved import evaluate_run
+
+    result = evaluate_run(run_dir, overrides or (), best=best)
+    _print_result(result, as_json)
+
+
+def export(
+    run_dir: RunDirectory,
+    output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    dtype: Annotated[ExportDtype, typer.Option(help="Format of floating-point weights.")] = ExportDtype.fp32,
+    best: Best = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's weights as safetensors."""
+    from mptrain.trainer.saved import export_run
+
+    _print_result(export_run(run_dir, output, dtype.value, best=best), as_json)
+
+
+def _dry_run(config: Any, *, quiet: bool) -> dict[str, Any]:
+    from mptrain.trainer.build import build_run, describe_data, describe_device, describe_model
+
+    built = build_run(config)
+    result = {
+        "schema": 1,
+        "status": "ok",
+        "exit_code": 0,
+        "error": None,
+        "dry_run": True,
+        "device": describe_device(built.device),
+        "precision": built.in_force.as_dict(),
+        "model": describe_model(config, built.parts.model),
+        "data": describe_data(config, built.splits),
+        "total_steps": built.total_steps,
+        "steps_per_epoch": built.steps_per_epoch,
+        "notices": list(built.notices),
+    }
+    if not quiet:
+        print(f"{config.name}: would train {built.total_steps} steps ({built.steps_per_epoch} an epoch)")
+        for key in ("device", "model", "data"):
+            print(f"  {key:<10} {result[key]}")
+        print(f"  {'precision':<10} {built.in_force.line()}")
+        for notice in built.notices:
+            print(f"  {'NOTICE':<10} {notice}")
+    return result
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        from mptrain.telemetry.files import strict_json
+
+        print(json.dumps(strict_json(result), allow_nan=False))
+        return
+    for key, value in result.items():
+        if isinstance(value, dict):
+            value = "  ".join(f"{k} {v:.6g}" for k, v in value.items())
+        print(f"{key:<14} {value}")

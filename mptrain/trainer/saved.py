@@ -1,0 +1,82 @@
+"""What can be done with a saved run: evaluate it again, export its weights.
+
+Owns: finding the checkpoint and what of it is the model. Must not: train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mptrain import checkpoint as checkpoints
+from mptrain.catalog import load_config
+from mptrain.checkpoint import Checkpoint, CheckpointStore
+from mptrain.errors import CapabilityError, CheckpointError, ConfigError
+from mptrain.trainer.build import build_run
+from mptrain.trainer.evaluate import evaluate
+from mptrain.trainer.run_dir import CHECKPOINTS
+
+EXPORT_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def find_checkpoint(run_dir: Path, *, best: bool) -> Checkpoint:
+    """Return the newest (or best) checkpoint of a run; raise CheckpointError where there is none."""
+    if not (run_dir / "config.yaml").is_file():
+        raise CheckpointError(f"{run_dir}: not a run directory (no config.yaml)")
+    store = CheckpointStore(run_dir / CHECKPOINTS)
+    found = store.best() if best else store.latest()
+    if found is None:
+        kind = "evaluated" if best else "complete"
+        raise CheckpointError(f"{run_dir}: holds no {kind} checkpoint")
+    return found
+
+
+def evaluate_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> dict[str, Any]:
+    """Evaluate a run's checkpoint as training did (its average of weights where it kept one)."""
+    found = find_checkpoint(run_dir, best=best)
+    run = build_run(load_config(run_dir / "config.yaml", overrides).config)
+    model = run.parts.model
+    model.load_state_dict(evaluated_weights(checkpoints.load(found.path, device=run.device)))
+    metrics = evaluate(model, run.parts.task, run.eval_batches, run.parts.policy, run.device)
+    return {
+        "checkpoint": found.path.name,
+        "applied_steps": found.step,
+        "precision": run.in_force.mode,
+        "metrics": metrics,
+    }
+
+
+def export_run(run_dir: Path, output: Path, dtype_name: str, *, best: bool) -> dict[str, Any]:
+    """Write the weights that evaluation used as safetensors, floating-point ones cast to `dtype_name`.
+
+    Raises ConfigError where a weight does not fit the format, CapabilityError where the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    found = find_checkpoint(run_dir, best=best)
+    dtype = EXPORT_DTYPES[dtype_name]
+    tensors = {}
+    for name, value in evaluated_weights(checkpoints.load(found.path)).items():
+        cast = value.to(dtype) if value.is_floating_point() else value
+        if cast.isfinite().logical_not().any() and value.isfinite().all():
+            raise ConfigError(
+                f"--dtype {dtype_name}: {name} has values up to {value.abs().max().item():g}, beyond the format's "
+                f"{torch.finfo(dtype).max:g}; use bf16 or fp32"
+            )
+        tensors[name] = cast.contiguous()
+    metadata = {"format": "pt", "dtype": dtype_name, "applied_steps": str(found.step)}
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, output, metadata=metadata)
+    except OSError as error:
+        raise CapabilityError(f"cannot write {output}: {error}; choose another --output") from None
+    return {"output": str(output), "checkpoint": found.path.name, "dtype": dtype_name, "tensors": len(tensors)}
+
+
+def evaluated_weights(parts: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the model's state with averaged weights in place where the run kept an average."""
+    return {**parts["model"], **parts.get("ema", {})}
