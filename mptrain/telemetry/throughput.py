@@ -94,7 +94,7 @@ class ThroughputMeter:
         )
 
     def _step_time_quantile(self, q: float) -> float:
-        """Return the step time in ms that a share `q` of all steps did not exceed (each counts as its window's mean)."""
+        """Return the step time (ms) not exceeded by a share `q` of all steps, each counted as its window's mean."""
         wanted = q * sum(self._steps)
         reached = 0
         for step_ms, steps in sorted(zip(self._step_ms, self._steps, strict=True)):
