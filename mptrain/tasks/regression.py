@@ -1,0 +1,97 @@
+"""Learning real numbers: mean squared error, R2; and for a linear model, the exact solution beside the learned one.
+
+Owns: the loss, exact FP64 sums, and that comparison. Must not: read the device before `compute` and `summary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mptrain.interfaces import Batch, DataSplits, InMemory, Metrics
+from mptrain.tasks.outputs import at_least_fp32, check_outputs
+
+MAX_FEATURES = 256
+"""A least-squares solution of more features takes too long for a summary."""
+MAX_SHOWN = 16
+"""Weights are listed up to this many; the largest difference always is."""
+
+
+class Regression:
+    """Mean squared error of (N, width) outputs."""
+
+    main_metric = "mse"
+    higher_is_better = False
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the mean squared error, 0-d, in FP32 or FP64; raise ConfigError on outputs of the wrong shape."""
+        outputs = model(batch.inputs)
+        check_outputs(outputs, len(batch.targets), self._width, exact=True)
+        outputs = at_least_fp32(outputs)
+        return functional.mse_loss(outputs, batch.targets.to(outputs.dtype))
+
+    def metrics(self, device: torch.device) -> Metrics:
+        """Return fresh sums on `device`."""
+        return RegressionMetrics(self._width, device)
+
+    def summary(self, model: nn.Module, splits: DataSplits) -> Mapping[str, Any] | None:
+        """Return learned weights, the FP64 least-squares solution and their largest difference; None if not linear."""
+        layer = _only_linear(model)
+        if layer is None or layer.in_features > MAX_FEATURES or not isinstance(splits.train, InMemory):
+            return None
+        inputs = splits.train.transform(splits.train.inputs, None).flatten(1).double().cpu()
+        learned = layer.weight.detach().double().cpu().T
+        if layer.bias is not None:
+            inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], dim=1)
+            learned = torch.cat([learned, layer.bias.detach().double().cpu().unsqueeze(0)])
+        exact = torch.linalg.lstsq(inputs, splits.train.targets.double().cpu()).solution
+        report: dict[str, Any] = {"max_abs_difference": (learned - exact).abs().max().item()}
+        if learned.numel() <= MAX_SHOWN:
+            for name, solution in (("learned", learned), ("least_squares_fp64", exact)):
+                report[name] = {"weight": solution[: layer.in_features].T.tolist()}
+                if layer.bias is not None:
+                    report[name]["bias"] = solution[-1].tolist()
+        return report
+
+
+def _only_linear(model: nn.Module) -> nn.Linear | None:
+    """Return the model's linear layer if it holds all of the model's parameters, else None."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if len(layers) != 1 or len(list(model.parameters())) != len(list(layers[0].parameters())):
+        return None
+    return layers[0]
+
+
+class RegressionMetrics:
+    """Sums in FP64, per output, over the samples seen."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._width, self._samples = width, 0
+        # Rows: squared error, target, squared target.
+        self._sums = torch.zeros(3, width, dtype=torch.float64, device=device)
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Add one batch of outputs (N, width)."""
+        check_outputs(outputs, len(batch.targets), self._width, exact=True)
+        targets = batch.targets.double()
+        self._samples += len(targets)
+        self._sums += torch.stack(
+            [(outputs.double() - targets).square().sum(0), targets.sum(0), targets.square().sum(0)]
+        )
+
+    def compute(self) -> dict[str, float]:
+        """Return mse, r2 (mean over outputs; NaN where the targets do not vary) and the number of samples."""
+        error, total, squares = self._sums
+        spread = squares - total.square() / self._samples
+        return {
+            "mse": (error.sum() / (self._samples * self._width)).item(),
+            "r2": torch.where(spread > 0, 1 - error / spread, torch.nan).mean().item(),
+            "samples": self._samples,
+        }
