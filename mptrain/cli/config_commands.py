@@ -10,14 +10,12 @@ import typer
 from mptrain.cli.output import print_error
 from mptrain.errors import ConfigError, MptrainError
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. optimizer.lr=1e-3.")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, e.g. optimizer.lr=1e-3.")]
 
 
 def check(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="CONFIG... [KEY=VALUE]...", help="Config files, and overrides for all.")
+        list[str], typer.Argument(metavar="CONFIG|KEY=VALUE", help="Config files, and overrides for all.")
     ],
     build: Annotated[bool, typer.Option("--build", help="Also build model and data (imports torch).")] = False,
 ) -> None:
@@ -47,7 +45,7 @@ def check(
 def show(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A config file.")], overrides: Overrides = None
 ) -> None:
-    """Print the whole config as YAML, each value with where it came from."""
+    """Print the resolved config and where each value came from."""
     from mptrain.catalog import annotated_yaml, load_config
 
     print(annotated_yaml(load_config(config, overrides or ())), end="")

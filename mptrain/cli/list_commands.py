@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
+from mptrain.config.suggest import nearest
 from mptrain.errors import ConfigError
 
 KINDS = ("models", "datasets", "tasks", "optimizers", "schedules", "precisions")
@@ -15,13 +15,13 @@ KINDS = ("models", "datasets", "tasks", "optimizers", "schedules", "precisions")
 
 def ls(
     kind: Annotated[
-        str | None, typer.Argument(metavar=f"[{'|'.join(KINDS)}]", help="What to list; all kinds if left out.")
+        str | None, typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}; all if left out.")
     ] = None,
 ) -> None:
-    """List the names that a config can use, each with a one-line description."""
+    """List the names that configs can use."""
     if kind is not None and kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        near = nearest(kind, KINDS)
+        hint = f" (did you mean {near!r}?)" if near else ""
         raise ConfigError(f"'{kind}' is not one of {', '.join(KINDS)}{hint}")
     tables = _descriptions()
     if kind is not None:

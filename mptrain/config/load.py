@@ -6,7 +6,6 @@ the registries (see `mptrain.catalog`).
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mptrain.config.suggest import nearest
 from mptrain.config.tree import Node, Origin, expand_shorthands, merge
 from mptrain.config.yaml_reader import MAX_DEPTH, parse_yaml, shorten
 from mptrain.errors import ConfigError
@@ -100,8 +100,8 @@ def _reason(path: Path, error: OSError) -> str:
     if not folder.is_dir():
         return f"{path}: does not exist (there is no folder {folder})"
     names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in {".yaml", ".yml"})
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    return f"{path}: does not exist" + (f" (did you mean {folder / near[0]}?)" if near else "")
+    near = nearest(path.name, names)
+    return f"{path}: does not exist" + (f" (did you mean {folder / near}?)" if near else "")
 
 
 def is_override(argument: str) -> bool:

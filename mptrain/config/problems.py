@@ -5,7 +5,6 @@ Owns: the wording of every validation error. Must not: validate, print, or know 
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
@@ -14,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from mptrain.config.schema import RunConfig
+from mptrain.config.schema import SHORTHANDS, RunConfig
+from mptrain.config.suggest import nearest
 from mptrain.config.tree import ENTRY_SECTIONS, Node, Origin, dotted
 from mptrain.config.yaml_reader import read_scalar, shorten
 
@@ -102,15 +102,16 @@ def _phrase(detail: ErrorDetails, path: Path, known: Sections) -> str:
     if kind == "literal_error":
         return _not_one_of(value, str(context["expected"]))
     field = _field(path, known)
-    meaning = (field.description or "") if field is not None else ""
+    meaning = (field.description or "").rstrip(".") if field is not None else ""
     if kind == "missing":
-        return f"is missing; it says: {meaning}" if meaning else "is missing"
+        return f"is missing; expected: {meaning}" if meaning else "is missing"
     if kind == "string_pattern_mismatch":
         return f"{shown(value)} does not fit; expected: {meaning or context['pattern']}"
     if kind in {"value_error", "assertion_error"}:
         return str(context["error"])
     if kind in _TYPES:
-        return f"must be {_TYPES[kind]}, not {shown_kind(value)}{_type_hint(kind, value)}"
+        bare = f" or a bare {SHORTHANDS[dotted(path)]}" if kind == "model_type" and dotted(path) in SHORTHANDS else ""
+        return f"must be {_TYPES[kind]}{bare}, not {shown_kind(value)}{_type_hint(kind, value)}"
     if kind in _LIMITS:
         return f"must {_LIMITS[kind].format(**context)}, not {shown(value)}"
     return str(detail["msg"]).replace("Input should be", "must be")
@@ -135,10 +136,10 @@ _TYPES: Mapping[str, str] = {
     "is_instance_of": "of another type",
 }
 _LIMITS: Mapping[str, str] = {
-    "greater_than": "be greater than {gt}",
-    "greater_than_equal": "be at least {ge}",
-    "less_than": "be less than {lt}",
-    "less_than_equal": "be at most {le}",
+    "greater_than": "be greater than {gt:g}",
+    "greater_than_equal": "be at least {ge:g}",
+    "less_than": "be less than {lt:g}",
+    "less_than_equal": "be at most {le:g}",
     "multiple_of": "be a multiple of {multiple_of}",
     "too_short": "have at least {min_length} items",
     "too_long": "have at most {max_length} items",
@@ -190,8 +191,8 @@ def _reads_as_number(text: str) -> bool:
 
 def _not_one_of(value: Any, expected: str) -> str:
     choices = [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")]
-    near = difflib.get_close_matches(str(value)[:100], choices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near and near[0] != value else ""
+    near = nearest(str(value), choices)
+    hint = f" (did you mean {near!r}?)" if near else ""
     return f"{shown(value)} is not one of {', '.join(choices)}{hint}"
 
 
@@ -199,10 +200,10 @@ def _unknown_key(path: Path, known: Sections) -> str:
     """Say where a key belongs: a near one of the same section, else the section that has it."""
     key, section = str(path[-1]), tuple(part for part in path[:-1] if isinstance(part, str))
     keys = list(known[section].model_fields) if section in known else []
-    near = difflib.get_close_matches(key[:100], keys, n=1, cutoff=0.7)
+    near = nearest(key, keys, cutoff=0.7)
     owners = [dotted((*owner, key)) for owner, cls in known.items() if owner != section and key in cls.model_fields]
     if near:
-        return f"unknown key (did you mean '{near[0]}'?)"
+        return f"unknown key (did you mean {near!r}?)"
     if owners and len(owners) <= 3:
         return f"unknown key; {shown(key)} belongs to {' or '.join(owners)}"
     return f"unknown key; {'this section has' if section else 'a config has'} {', '.join(keys) or 'no keys'}"
