@@ -151,8 +151,7 @@ class LiveConsole:
         try:
             yield
         except OSError:
-            for stream in self._streams:
-                discard(stream)
+            discard(self._streams[0])
 
     def _print(self, line: block.Line) -> None:
         segments = [Segment(text, Style.parse(style)) for text, style in line]

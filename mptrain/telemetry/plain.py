@@ -49,7 +49,7 @@ class LineWriter:
 
 
 def discard(stream: TextIO) -> None:
-    """Point a broken stream nowhere; else Python fails to flush what it still holds at exit (exit code 120)."""
+    """Point a broken stream nowhere, so that no later write to it fails (the command line's, Python's own at exit)."""
     with contextlib.suppress(OSError):  # a stream in memory has no file descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -19,7 +19,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=312)
     parser.add_argument("--pace", type=float, default=0.0)
-    for flag in ("pause", "emulated", "planted", "unscaled", "slow-loader", "warn", "quiet", "json", "fork"):
+    for flag in (
+        "pause",
+        "emulated",
+        "planted",
+        "unscaled",
+        "slow-loader",
+        "warn",
+        "quiet",
+        "json",
+        "fork",
+        "last-words",
+    ):
         parser.add_argument(f"--{flag}", action="store_true")
     args = parser.parse_args()
 
@@ -52,12 +63,17 @@ def main() -> None:
             print("printed by the training code")
             logging.getLogger("scripted").warning("a logged warning")
         time.sleep(args.pace)
-    if args.fork and os.fork() == 0:
-        print("written by a worker", file=sys.stderr, flush=True)
-        os._exit(0)
+    if args.fork:
+        worker = os.fork()
+        if worker == 0:
+            print("written by a worker", file=sys.stderr, flush=True)
+            os._exit(0 if sys.stderr is sys.__stderr__ else 1)
+        assert os.waitpid(worker, 0)[1] == 0, "the worker writes through the parent's view"
     if args.pause:
         sys.stdin.readline()
     console.end(result())
+    if args.last_words:
+        print("printed after the end")
 
 
 if __name__ == "__main__":

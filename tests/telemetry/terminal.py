@@ -18,7 +18,8 @@ PATIENCE_S = 60.0
 
 def clean_environment(**changes: str) -> dict[str, str]:
     """Return this process's environment without what changes how consoles behave."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")}
+    left_out = ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "PYTHONUNBUFFERED")
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return kept | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"} | changes
 
 

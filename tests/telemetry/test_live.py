@@ -155,7 +155,7 @@ def test_interrupt_gives_the_cursor_back():
 
 
 def test_training_outlives_its_terminal():
-    with Terminal("--pace", "0.01") as terminal:
+    with Terminal("--pace", "0.01", "--last-words") as terminal:
         terminal.wait_for("epoch 1/4")
         terminal.close()
         assert terminal.process.wait(60) == 0

@@ -199,7 +199,7 @@ def test_lines_arrive_while_the_run_goes_on():
 
 def test_reader_that_goes_away_does_not_end_the_training():
     with subprocess.Popen(
-        [*SCRIPT, "--pause"],
+        [*SCRIPT, "--pause", "--last-words"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
