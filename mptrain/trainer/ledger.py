@@ -123,8 +123,8 @@ class Ledger:
             kind=kind,
             attempted_step=counts.attempted,
             applied_steps=counts.applied,
-            message=f"step {counts.attempted} skipped: {what}{scaled}",
-            data={"loss": outcome.loss, "loss_scale": outcome.loss_scale, "grad_norm": outcome.grad_norm},
+            message=f"skipped, {what}{scaled}",
+            data={"loss": outcome.loss, "loss_scale": outcome.loss_scale},
         )
 
     def _scale_change(self, old: float, new: float) -> Event:

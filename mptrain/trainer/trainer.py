@@ -127,7 +127,7 @@ class Trainer:
         self._launched += 1
         planted = self.run.parts.faults.begin(self._launched)
         for what in planted:
-            self._event("planted", f"planted {what} at step {self._launched}", {"what": what})
+            self._event("planted", what, {"what": what})
         self._samples_in_flight.append(sum(len(batch.inputs) for batch in window))
         self._step(window)
         self._log.record(self.run.parts.scaler.outcome.values)

@@ -1,0 +1,100 @@
+"""Schedules, decay groups and the moving average."""
+
+import pytest
+import torch
+from torch import nn
+
+from mptrain.config.schema import EmaConfig
+from mptrain.errors import ConfigError
+from mptrain.optim import schedules
+from mptrain.optim.build import decay_groups
+from mptrain.optim.ema import WeightAverage
+from mptrain.optim.progress import AppliedSteps
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("total", "fraction"), [(100, 0.3), (37, 0.25), (10, 0.5)])
+def test_one_cycle_is_torch_s(total, fraction):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total, pct_start=fraction, cycle_momentum=False)
+    ours = schedules.one_cycle(total, fraction, 25.0, 1e4)
+    for step in range(total):
+        assert 0.1 * ours(step) == pytest.approx(reference.get_last_lr()[0], rel=1e-9), step
+        optimizer.step()
+        if step < total - 1:
+            reference.step()
+
+
+def test_decays_begin_at_the_peak_and_end_where_they_say():
+    for decay in (schedules.linear(11, 0.1), schedules.cosine(11, 0.1)):
+        assert decay(0) == pytest.approx(1.0)
+        assert decay(5) == pytest.approx(0.55)
+        assert decay(10) == pytest.approx(0.1)
+    staircase = schedules.step(4, 0.5)
+    assert [staircase(i) for i in (0, 3, 4, 8)] == [1.0, 1.0, 0.5, 0.25]
+
+
+def test_warmup_rises_to_the_peak():
+    factor = schedules.with_warmup(4, schedules.constant(), 10)
+    assert [factor(i) for i in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_warmup_as_long_as_the_run_is_refused():
+    with pytest.raises(ConfigError, match="warmup_steps: 10 leaves nothing of the run's 10 steps"):
+        schedules.with_warmup(10, schedules.constant(), 10)
+
+
+def test_norms_and_biases_are_not_decayed_unless_asked():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))
+    decayed, free = decay_groups(model, 0.1, decay_norm_and_bias=False)
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+    assert {p.ndim for p in free["params"]} == {1}
+    assert len(decayed["params"]) == 2
+    (everything,) = decay_groups(model, 0.1, decay_norm_and_bias=True)
+    assert len(everything["params"]) == 6
+
+
+def test_rate_follows_applied_steps_only():
+    applied = AppliedSteps([0.1, 0.2, 0.3], CPU)
+    applied.advance(torch.tensor(1.0))
+    assert (int(applied.count), float(applied.lr)) == (0, 0.1)
+    applied.advance(torch.tensor(0.0))
+    assert (int(applied.count), float(applied.lr)) == (1, 0.2)
+
+
+def average_after(decay, steps, *, warmup=False, skipped=0.0):
+    """Weights fixed at 2, average started at 1."""
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+        average = WeightAverage(model, EmaConfig(decay=decay, warmup=warmup), CPU)
+        model.weight.fill_(2.0)
+    for step in range(1, steps + 1):
+        average.update(torch.tensor(step), torch.tensor(skipped))
+    return float(average.state_dict()["weight"])
+
+
+def test_small_updates_are_not_lost():
+    # decay 0.9999 over 1000 steps: 1 + (1 - 0.9999^1000); a BF16 average would stay at 1.000.
+    assert average_after(0.9999, 1000) == pytest.approx(2 - 0.9999**1000, rel=1e-4)
+
+
+def test_a_skipped_step_leaves_every_bit():
+    assert average_after(0.5, 10, skipped=1.0) == 1.0
+
+
+def test_warmup_uses_the_smaller_decay():
+    assert average_after(0.9999, 1, warmup=True) == pytest.approx(1 + 9 / 11)
+
+
+def test_weights_come_back_after_evaluation():
+    model = nn.Linear(2, 2)
+    first = model.weight.detach().clone()
+    average = WeightAverage(model, EmaConfig(decay=0.9), CPU)
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    live = model.weight.detach().clone()
+    with average.in_place_of_weights():
+        assert torch.equal(model.weight, first)
+    assert torch.equal(model.weight, live)

@@ -1,0 +1,62 @@
+"""Which mode each hardware generation gets, by the table alone: no GPU needed."""
+
+import pytest
+import torch
+
+from mptrain.config.schema import PRECISION_MODES, PrecisionConfig
+from mptrain.errors import CapabilityError
+from mptrain.precision import capability
+from mptrain.precision.modes import MODES
+from mptrain.precision.policy import resolve_policy
+from mptrain.precision.tf32 import set_tf32, tf32_state
+
+
+@pytest.mark.parametrize(
+    ("device_capability", "expected"),
+    [((6, 1), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")],
+)
+def test_auto_by_capability(monkeypatch, device_capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: device_capability)
+    assert capability.resolve_auto(torch.device("cuda:0"))[0] == expected
+
+
+def test_auto_on_a_cpu_is_fp32():
+    policy, reason = resolve_policy(PrecisionConfig(mode="auto"), torch.device("cpu"))
+    assert policy.mode == "fp32"
+    assert "CPU" in reason
+
+
+@pytest.mark.parametrize("mode", ["bf16", "tf32"])
+def test_turing_refuses_what_it_would_only_imitate(monkeypatch, mode):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(CapabilityError, match=r"needs capability 8\.0 or newer, this device has 7\.5.*fp16"):
+        capability.require(mode, torch.device("cuda:0"))
+
+
+def test_tf32_is_refused_on_a_cpu_with_alternatives():
+    with pytest.raises(CapabilityError, match="cpu cannot run tf32.*it runs fp64, fp32, fp16, bf16"):
+        resolve_policy(PrecisionConfig(mode="tf32"), torch.device("cpu"))
+
+
+def test_every_mode_is_described():
+    assert set(MODES) == set(PRECISION_MODES)
+
+
+def test_fp16_convolutions_on_a_cpu_are_announced_with_a_way_out():
+    policy, _ = resolve_policy(PrecisionConfig(mode="fp16"), torch.device("cpu"))
+    convolutional = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2, 2))
+    (notice,) = policy.notices(convolutional)
+    assert "60 times slower" in notice
+    assert "precision=bf16" in notice
+    assert policy.notices(torch.nn.Linear(2, 2)) == []
+
+
+@pytest.mark.parametrize("order", [(True, False), (False, True, False), (True, False, True)])
+def test_tf32_is_one_setting_and_legacy_getters_stay_readable(order):
+    for enabled in order:
+        set_tf32(enabled)
+        assert set(tf32_state().values()) == {"tf32" if enabled else "ieee"}
+        assert torch.get_float32_matmul_precision() == ("high" if enabled else "highest")
+        assert torch.backends.cuda.matmul.allow_tf32 is enabled
+        assert torch.backends.cudnn.allow_tf32 is enabled
+    set_tf32(False)

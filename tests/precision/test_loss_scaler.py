@@ -1,0 +1,192 @@
+"""The scaler is GradScaler's equal step by step, and differs from it only where it says so."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mptrain.config.schema import LossScaleConfig
+from mptrain.optim.build import build_optimizer
+from mptrain.precision.loss_scaler import DynamicLossScaler, LossScaler
+
+CPU = torch.device("cpu")
+OVERFLOWS = {3, 4, 9, 17, 18, 19, 30}
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def rate(value: float = 0.01) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def one_step(model, scaler, optimizer, inputs, *, loss_factor=1.0, spoil_gradient=False):
+    """What the trainer's step does, without the trainer; returns whether the step was skipped."""
+    for param in model.parameters():
+        param.grad = None
+    loss = model(inputs).pow(2).mean() * loss_factor
+    scaler.outcome.loss.copy_(loss.detach())
+    scaler.scale(loss).backward()
+    if spoil_gradient:
+        model[0].weight.grad[0, 0] = math.inf
+    scaler.unscale_()
+    optimizer.step()
+    scaler.update()
+    return bool(scaler.outcome.skipped)
+
+
+@pytest.mark.parametrize(
+    ("torch_name", "arguments"),
+    [("SGD", {"momentum": 0.9}), ("Adam", {}), ("AdamW", {}), ("Adagrad", {}), ("RMSprop", {}), ("NAdam", {})],
+)
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_equals_grad_scaler_step_by_step(torch_name, arguments, clip):
+    ours, theirs = small_model(), small_model()
+    config = LossScaleConfig(kind="dynamic", init_scale=1024.0, growth_interval=3)
+    scaler = DynamicLossScaler(config, ours.parameters(), CPU)
+    optimizer = build_optimizer(torch_name, [{"params": list(ours.parameters())}], rate(), arguments)
+    scaler.attach(optimizer)
+    reference_scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+    fused = torch_name in ("SGD", "Adam", "AdamW", "Adagrad")
+    reference = (
+        getattr(torch.optim, torch_name)(theirs.parameters(), lr=0.01, fused=fused or None, **arguments)
+        if fused
+        else getattr(torch.optim, torch_name)(theirs.parameters(), lr=0.01, **arguments)
+    )
+    generator = torch.Generator().manual_seed(1)
+    for step in range(40):
+        inputs = torch.randn(5, 8, generator=generator)
+        for param in ours.parameters():
+            param.grad = None
+        loss = ours(inputs).pow(2).mean()
+        scaler.outcome.loss.copy_(loss.detach())
+        scaler.scale(loss).backward()
+        reference.zero_grad()
+        reference_scaler.scale(theirs(inputs).pow(2).mean()).backward()
+        if step in OVERFLOWS:
+            ours[0].weight.grad[0, 0] = math.inf
+            theirs[0].weight.grad[0, 0] = math.inf
+        scaler.unscale_()
+        reference_scaler.unscale_(reference)
+        if clip is not None:
+            scaler.clip_norm_(clip)
+            expected_norm = nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+            assert step in OVERFLOWS or torch.equal(scaler.outcome.grad_norm, expected_norm)
+        optimizer.step()
+        scaler.update()
+        reference_scaler.step(reference)
+        reference_scaler.update()
+        assert scaler.current_scale() == reference_scaler.get_scale()
+        assert int(scaler.state_dict()["growth_tracker"]) == reference_scaler._get_growth_tracker()
+        assert bool(scaler.outcome.skipped) == (step in OVERFLOWS)
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(mine, other), f"weights differ at step {step}"
+
+
+def dynamic(model, **settings) -> tuple[DynamicLossScaler, object]:
+    config = LossScaleConfig(kind="dynamic", **settings)
+    scaler = DynamicLossScaler(config, model.parameters(), CPU)
+    optimizer = build_optimizer("SGD", [{"params": list(model.parameters())}], rate(), {"momentum": 0.9})
+    scaler.attach(optimizer)
+    return scaler, optimizer
+
+
+def test_scale_never_leaves_floor_and_ceiling():
+    model = small_model()
+    scaler, optimizer = dynamic(model, init_scale=8.0, min_scale=2.0, max_scale=16.0, growth_interval=1)
+    inputs = torch.ones(2, 8)
+    for _ in range(6):
+        one_step(model, scaler, optimizer, inputs, spoil_gradient=True)
+    assert scaler.current_scale() == 2.0
+    for _ in range(8):
+        one_step(model, scaler, optimizer, inputs)
+    assert scaler.current_scale() == 16.0
+
+
+def test_nonfinite_loss_skips_but_leaves_scale_and_tracker():
+    model = small_model()
+    scaler, optimizer = dynamic(model, init_scale=64.0, growth_interval=2)
+    inputs = torch.ones(2, 8)
+    one_step(model, scaler, optimizer, inputs)
+    before = [p.detach().clone() for p in model.parameters()]
+    for _ in range(5):
+        assert one_step(model, scaler, optimizer, inputs, loss_factor=math.nan)
+    assert scaler.current_scale() == 64.0
+    assert int(scaler.state_dict()["growth_tracker"]) == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    one_step(model, scaler, optimizer, inputs)
+    assert scaler.current_scale() == 128.0
+
+
+def test_hysteresis_spends_overflows_and_refills_on_growth():
+    model = small_model()
+    scaler, optimizer = dynamic(model, init_scale=64.0, hysteresis=3, growth_interval=2)
+    inputs, seen = torch.ones(2, 8), []
+    for bad in [True, True, True, True, False, False, True, True, True]:
+        one_step(model, scaler, optimizer, inputs, spoil_gradient=bad)
+        seen.append(scaler.current_scale())
+    # Two tolerated, then every overflow backs off until the scale grows, which refills the patience.
+    assert seen == [64, 64, 32, 16, 16, 32, 32, 32, 16]
+
+
+def test_infinite_norm_of_finite_gradients_skips():
+    model = nn.Linear(4, 4, bias=False)
+    scaler = LossScaler(1.0, model.parameters(), CPU)
+    model.weight.grad = torch.full((4, 4), 2e38)
+    scaler.outcome.loss.fill_(1.0)
+    scaler.unscale_()
+    assert not scaler.outcome.skipped
+    scaler.clip_norm_(1.0)
+    assert scaler.outcome.skipped
+
+
+@pytest.mark.parametrize("kind", ["none", "static"])
+def test_constant_scale_skips_too(kind):
+    model = small_model()
+    scaler = LossScaler(1.0 if kind == "none" else 256.0, model.parameters(), CPU)
+    optimizer = build_optimizer("AdamW", [{"params": list(model.parameters())}], rate(), {})
+    scaler.attach(optimizer)
+    before = [p.detach().clone() for p in model.parameters()]
+    assert one_step(model, scaler, optimizer, torch.ones(2, 8), spoil_gradient=True)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert not one_step(model, scaler, optimizer, torch.ones(2, 8))
+    assert not torch.equal(before[0], next(model.parameters()))
+    assert scaler.current_scale() == (None if kind == "none" else 256.0)
+
+
+def test_static_scale_does_not_change_the_gradient():
+    plain, scaled = small_model(), small_model()
+    for model, value in ((plain, 1.0), (scaled, 512.0)):
+        scaler = LossScaler(value, model.parameters(), CPU)
+        loss = model(torch.ones(3, 8)).pow(2).mean()
+        scaler.outcome.loss.copy_(loss.detach())
+        scaler.scale(loss).backward()
+        scaler.unscale_()
+    for a, b in zip(plain.parameters(), scaled.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)  # a power of two is exact
+
+
+def test_state_round_trip():
+    model = small_model()
+    scaler, optimizer = dynamic(model, init_scale=64.0, hysteresis=2, growth_interval=5)
+    for bad in (False, False, True, True, False):
+        one_step(model, scaler, optimizer, torch.ones(2, 8), spoil_gradient=bad)
+    other, _ = dynamic(small_model(), init_scale=4.0, hysteresis=2, growth_interval=5)
+    other.load_state_dict(scaler.state_dict())
+    assert {k: v for k, v in other.state_dict().items() if k != "kind"} == {
+        k: v for k, v in scaler.state_dict().items() if k != "kind"
+    }
+
+
+def test_clip_value_bounds_every_element():
+    model = small_model()
+    scaler = LossScaler(4.0, model.parameters(), CPU)
+    loss = model(torch.full((3, 8), 10.0)).pow(2).sum()
+    scaler.outcome.loss.copy_(loss.detach())
+    scaler.scale(loss).backward()
+    scaler.unscale_()
+    scaler.clip_value_(0.25)
+    assert max(float(p.grad.abs().max()) for p in model.parameters()) == 0.25

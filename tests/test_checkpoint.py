@@ -1,0 +1,106 @@
+"""Checkpoints are whole or not there; damage is found and named."""
+
+import json
+
+import pytest
+import torch
+
+from mptrain import checkpoint as checkpoints
+from mptrain.checkpoint import CheckpointStore
+from mptrain.errors import CheckpointError
+
+
+def save(store, step, score=None, value=1.0):
+    return store.save(
+        {"model": {"w": torch.full((3,), value)}}, applied_steps=step, attempted_steps=step + 1, score=score
+    )
+
+
+def test_round_trip(tmp_path):
+    store = CheckpointStore(tmp_path)
+    saved = save(store, 7, score=0.5, value=2.0)
+    found = store.latest()
+    assert (found.path, found.step, found.score) == (saved.path, 7, 0.5)
+    assert torch.equal(checkpoints.load(found.path)["model"]["w"], torch.full((3,), 2.0))
+
+
+def test_keeps_the_last_and_the_best(tmp_path):
+    store = CheckpointStore(tmp_path, keep_last=2, keep_best=True)
+    for step, score in ((10, 0.3), (20, 0.9), (30, None), (40, 0.5), (50, 0.4)):
+        save(store, step, score)
+    assert [c.step for c in store.complete()] == [20, 40, 50]
+    assert store.best().step == 20
+
+
+def test_saving_the_same_step_again_replaces_it(tmp_path):
+    store = CheckpointStore(tmp_path)
+    save(store, 5, value=1.0)
+    save(store, 5, score=0.1, value=3.0)
+    assert [c.score for c in store.complete()] == [0.1]
+    assert checkpoints.load(store.latest().path)["model"]["w"][0] == 3.0
+
+
+def test_a_folder_without_manifest_is_not_a_checkpoint(tmp_path):
+    store = CheckpointStore(tmp_path)
+    save(store, 5)
+    half = tmp_path / "step-00000009"
+    half.mkdir()
+    torch.save({}, half / "model.pt")
+    assert store.latest().step == 5
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
+        checkpoints.load(half)
+
+
+def test_leftovers_of_a_killed_save_are_removed(tmp_path):
+    store = CheckpointStore(tmp_path)
+    (tmp_path / ".saving-step-00000003").mkdir()
+    save(store, 5)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000005"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "empty"])
+def test_damage_is_found(tmp_path, damage):
+    file = save(CheckpointStore(tmp_path), 5).path / "model.pt"
+    content = bytearray(file.read_bytes())
+    if damage == "truncate":
+        file.write_bytes(content[:-10])
+    elif damage == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "empty":
+        file.write_bytes(b"")
+    else:
+        file.unlink()
+    with pytest.raises(CheckpointError, match=r"model\.pt: (damaged|cannot be read)"):
+        checkpoints.load(file.parent)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff\x00", b'{"schema": 1}'])
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    path = save(CheckpointStore(tmp_path), 5).path
+    (path / "manifest.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"manifest\.json: damaged"):
+        checkpoints.load(path)
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    path = save(CheckpointStore(tmp_path), 5).path
+    manifest = json.loads((path / "manifest.json").read_text()) | {"schema": 99}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="schema 99"):
+        checkpoints.load(path)
+
+
+def test_loading_never_runs_code(tmp_path, capsys):
+    class Bomb:
+        def __reduce__(self):
+            return (print, ("boom",))
+
+    path = save(CheckpointStore(tmp_path), 5).path
+    torch.save({"w": Bomb()}, path / "model.pt")
+    record = {"bytes": (path / "model.pt").stat().st_size, "sha256": checkpoints._sha256(path / "model.pt")}
+    manifest = json.loads((path / "manifest.json").read_text()) | {"files": {"model.pt": record}}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"model\.pt: cannot be read"):
+        checkpoints.load(path)
+    assert "boom" not in capsys.readouterr().out

@@ -1,0 +1,96 @@
+"""Small real runs for the trainer's tests."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from mptrain.catalog import config_from_mapping
+from mptrain.checkpoint import CheckpointStore
+from mptrain.trainer.build import Run, build_run
+from mptrain.trainer.trainer import Trainer
+
+BASE: dict[str, Any] = {
+    "name": "test",
+    "device": "cpu",
+    "model": {"name": "mlp", "hidden": [16]},
+    "data": {
+        "name": "synthetic",
+        "input_shape": [8],
+        "num_outputs": 4,
+        "num_train": 96,
+        "num_test": 50,
+        "batch_size": 8,
+    },
+    "task": "classification",
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "schedule": "constant",
+    "train": {"max_steps": 20},
+    "precision": {"mode": "fp32"},
+    "log": {"every": 5},
+}
+
+
+class Recorder:
+    """A reporter that keeps everything."""
+
+    def __init__(self) -> None:
+        self.windows, self.evaluations, self.events = [], [], []
+        self.info = self.result = None
+
+    def begin(self, info):
+        self.info = info
+
+    def progress(self, progress):
+        pass
+
+    def window(self, progress):
+        self.windows.append(progress)
+
+    def evaluated(self, evaluation):
+        self.evaluations.append(evaluation)
+
+    def event(self, event):
+        self.events.append(event)
+
+    def end(self, result):
+        self.result = result
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.events]
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    out = deepcopy(dict(base))
+    for key, value in changes.items():
+        out[key] = merged(out[key], value) if isinstance(value, Mapping) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def build(changes: Mapping[str, Any] | None = None) -> Run:
+    return build_run(config_from_mapping(merged(BASE, changes or {}), source="test"))
+
+
+def trainer(changes: Mapping[str, Any] | None = None, store: CheckpointStore | None = None) -> Trainer:
+    return Trainer(build(changes), Recorder(), store)
+
+
+def fitted(changes: Mapping[str, Any] | None = None, store: CheckpointStore | None = None) -> Trainer:
+    made = trainer(changes, store)
+    made.fit()
+    return made
+
+
+def weights(run: Run) -> list[torch.Tensor]:
+    return [value.detach().clone() for value in run.parts.model.state_dict().values()]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+CONVOLUTIONAL = {
+    "model": {"name": "mlp", "hidden": [16], "norm": "batch"},
+}
+"""A model with BatchNorm buffers."""

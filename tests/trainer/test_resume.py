@@ -1,0 +1,95 @@
+"""A run cut anywhere and resumed ends with the bits of the uninterrupted one."""
+
+import pytest
+import torch
+
+from mptrain import checkpoint as checkpoints
+from mptrain.checkpoint import CheckpointStore
+from mptrain.errors import Preempted
+from tests.trainer.runs import Recorder, build, fitted, merged, same, trainer, weights
+
+VARIED = {
+    "model": {"norm": "batch", "dropout": 0.2},
+    "schedule": {"name": "one_cycle"},
+    "train": {"max_steps": 30},
+    "ema": 0.9,
+}
+INF_AT = {"debug": {"plant": [{"what": "inf_grad", "at": 3}, {"what": "inf_grad", "at": 21}]}}
+
+
+def cut_and_resumed(changes, at, tmp_path):
+    """Stop by SIGTERM at attempted step `at`, then go on in a trainer built afresh."""
+    store = CheckpointStore(tmp_path / "checkpoints")
+    faults = changes.get("debug", {"plant": []})["plant"]
+    with_cut = merged(changes, {"debug": {"plant": [*faults, {"what": "sigterm", "at": at}]}})
+    with pytest.raises(Preempted):
+        trainer(with_cut, store).fit()
+    torch.rand(7)  # whatever happens to global generators meanwhile must not matter
+    resumed = trainer(changes, store)
+    resumed.restore(checkpoints.load(store.latest().path))
+    resumed.fit()
+    return resumed
+
+
+@pytest.mark.parametrize("mode", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
+@pytest.mark.parametrize("at", [8, 12, 17])  # 12 attempts are an epoch: in mid-epoch, at its end, in the next
+def test_equals_the_uninterrupted_run(mode, optimizer, at, tmp_path):
+    changes = merged(VARIED, {"optimizer": {"name": optimizer, "lr": 0.01}, "precision": {"mode": mode}, **INF_AT})
+    whole, resumed = fitted(changes), cut_and_resumed(changes, at, tmp_path)
+    assert same(weights(whole.run), weights(resumed.run))
+    assert whole.ledger.counts == resumed.ledger.counts
+    assert whole.final_loss_scale() == resumed.final_loss_scale()
+    assert whole.metrics == resumed.metrics
+    ours, theirs = (t.run.parts.optimizer.state_dict()["state"] for t in (whole, resumed))
+    for index, entries in ours.items():
+        for key, value in entries.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(theirs[index][key])), (index, key)
+    average, other = (t.run.parts.average.state_dict() for t in (whole, resumed))
+    assert all(torch.equal(average[name], other[name]) for name in average)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_continues_the_same_order_with_workers_and_accumulation(workers, accumulate, tmp_path):
+    changes = merged(
+        VARIED, {"data": {"cache": "none", "num_workers": workers}, "train": {"accumulate": accumulate, "max_steps": 9}}
+    )
+    whole, resumed = fitted(changes), cut_and_resumed(changes, 4, tmp_path)
+    assert same(weights(whole.run), weights(resumed.run))
+
+
+def test_logged_losses_continue(tmp_path):
+    whole, resumed = fitted(VARIED), cut_and_resumed(VARIED, 10, tmp_path)
+    expected = [(w.attempted_steps, w.loss) for w in whole.reporter.windows if w.attempted_steps > 10]
+    assert [(w.attempted_steps, w.loss) for w in resumed.reporter.windows] == expected
+
+
+def test_a_changed_precision_is_reported_and_starts_a_fresh_scale(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    fitted({"precision": {"mode": "fp16", "loss_scale": {"init_scale": 128.0}}, "train": {"max_steps": 5}}, store)
+    resumed = trainer({"precision": {"mode": "bf16"}}, store)
+    resumed.restore(checkpoints.load(store.latest().path))
+    resumed.fit()
+    assert "precision changed fp16 -> bf16" in [event.message for event in resumed.reporter.events]
+    assert resumed.ledger.counts.applied == 20
+
+
+def test_stopping_early_by_limit_is_a_prefix_of_the_run(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    first = merged(VARIED, {"train": {"stop_at_step": 11}})
+    assert fitted(first, store).ledger.counts.applied == 11
+    resumed = trainer(VARIED, store)
+    resumed.restore(checkpoints.load(store.latest().path))
+    resumed.fit()
+    assert same(weights(fitted(VARIED).run), weights(resumed.run))
+
+
+def test_saved_tensors_are_fp32_and_keys_are_plain(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    made = fitted(merged(VARIED, {"precision": {"mode": "bf16"}}), store)
+    saved = checkpoints.load(store.latest().path)
+    assert saved["model"].keys() == build(VARIED).parts.model.state_dict().keys()
+    assert {v.dtype for v in saved["model"].values() if v.is_floating_point()} == {torch.float32}
+    assert all(v.untyped_storage().nbytes() == v.nbytes for v in saved["model"].values())
+    assert isinstance(made.reporter, Recorder)

@@ -1,0 +1,142 @@
+"""A step whose loss or gradients are not finite changes nothing, in every precision; and when to give up."""
+
+import math
+
+import pytest
+import torch
+
+from mptrain.errors import DivergedError
+from tests.trainer.runs import fitted, same, trainer, weights
+
+
+def plant(*faults):
+    return {"debug": {"plant": [{"what": what, "at": at} for what, at in faults]}}
+
+
+def everything(made):
+    """All state that a skipped step must not touch, by name."""
+    parts = made.run.parts
+    state = {f"model.{k}": v for k, v in parts.model.state_dict().items()}
+    for index, entries in parts.optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{index}.{k}": v for k, v in entries.items()}
+    if parts.average:
+        state |= {f"ema.{k}": v for k, v in parts.average.state_dict().items()}
+    state |= {"applied": parts.applied.count, "lr": parts.applied.lr}
+    return {k: v.detach().clone() for k, v in state.items()}
+
+
+@pytest.mark.parametrize("fault", ["inf_grad", "nan_loss", "nan_input"])
+@pytest.mark.parametrize("mode", ["fp64", "fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "adagrad", "rmsprop"])
+@pytest.mark.parametrize("at", [1, 7])
+def test_a_skipped_step_changes_nothing(fault, mode, optimizer, at):
+    made = trainer(
+        {
+            "model": {"norm": "batch"},
+            "optimizer": {"name": optimizer, "lr": 0.01},
+            "schedule": {"name": "linear", "warmup_steps": 3},
+            "precision": {"mode": mode},
+            "train": {"accumulate": 2},
+            "ema": 0.9,
+            **plant((fault, at)),
+        }
+    )
+    inner, before, after = made._attempt, {}, {}
+
+    def attempt(window):
+        if made._launched == at - 1:
+            before.update(everything(made))
+        inner(window)
+        if made._launched == at:
+            after.update(everything(made))
+
+    made._attempt = attempt
+    made.fit()
+    assert before.keys() <= after.keys()
+    for name, value in after.items():
+        if name in before:
+            assert torch.equal(value, before[name]), f"{name} changed in a skipped step"
+        else:  # optimizer state first made in the skipped step
+            assert not value.any(), f"{name} is not zero after a skipped first step"
+    counts = made.ledger.counts
+    assert (counts.attempted, counts.applied, counts.skipped, counts.last_skipped) == (21, 20, 1, at)
+    assert int(made.run.parts.applied.count) == 20
+    assert all(value.isfinite().all() for value in weights(made.run))
+    assert math.isfinite(made.metrics["loss"])
+
+
+def test_a_skipped_first_step_leaves_sgd_as_if_it_had_not_been():
+    # torch's fused SGD leaves its momentum buffers unfilled memory when its first step is skipped.
+    base = {"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}, "data": {"shuffle": False, "num_train": 8}}
+    clean = fitted({**base, "train": {"max_steps": 4}})
+    skipped = fitted({**base, "train": {"max_steps": 4}, **plant(("inf_grad", 1))})
+    assert skipped.ledger.counts.attempted == 5
+    assert same(weights(clean.run), weights(skipped.run))
+
+
+def test_max_steps_counts_applied_steps_and_the_schedule_reaches_its_end():
+    made = fitted({"train": {"max_steps": 10}, "schedule": "linear", **plant(("inf_grad", 3))})
+    counts = made.ledger.counts
+    assert (counts.attempted, counts.applied, counts.skipped) == (11, 10, 1)
+    assert made.run.rates[9] == 0.0
+    assert made.reporter.windows[-1].lr == 0.0
+
+
+def test_events_tell_overflow_from_a_bad_loss():
+    made = fitted({"precision": {"mode": "fp16"}, **plant(("inf_grad", 4), ("nan_loss", 9))})
+    by_step = {
+        event.attempted_step: event for event in made.reporter.events if event.kind in ("overflow", "nonfinite_loss")
+    }
+    assert {step: event.kind for step, event in by_step.items()} == {4: "overflow", 9: "nonfinite_loss"}
+    changes = [
+        (e.attempted_step, e.data["from"], e.data["to"]) for e in made.reporter.events if e.kind == "scale_change"
+    ]
+    assert changes == [(5, 65536.0, 32768.0)]
+    assert made.final_loss_scale() == 32768.0
+    assert [e.data["what"] for e in made.reporter.events if e.kind == "planted"] == ["inf_grad", "nan_loss"]
+
+
+def test_a_loss_that_stays_bad_ends_the_run_with_the_last_good_weights():
+    changes = {"precision": {"mode": "fp16"}, **plant(*(("nan_loss", at) for at in range(6, 40)))}
+    made = trainer(changes)
+    with pytest.raises(
+        DivergedError, match=r"3 times in a row, up to attempted step 8 \(5 applied, loss scale 65536\)"
+    ):
+        made.fit()
+    good = fitted({"precision": {"mode": "fp16"}, "train": {"max_steps": 5}})
+    assert same(weights(made.run), weights(good.run))
+
+
+def test_two_bad_losses_and_a_good_one_go_on():
+    made = fitted(plant(("nan_loss", 5), ("nan_loss", 6), ("nan_loss", 8), ("nan_loss", 9)))
+    assert made.ledger.counts.skipped == 4
+
+
+def test_overflow_at_the_floor_ends_the_run():
+    changes = {
+        "precision": {"mode": "fp16", "loss_scale": {"init_scale": 4.0, "min_scale": 2.0}},
+        **plant(*(("inf_grad", at) for at in range(5, 40))),
+    }
+    made = trainer(changes)
+    with pytest.raises(DivergedError, match=r"floor \(min_scale 2\).*attempted step 8 .*precision=bf16"):
+        made.fit()
+    assert made.final_loss_scale() == 2.0
+
+
+def test_skips_without_end_end_the_run():
+    changes = {
+        "precision": {"mode": "bf16"},
+        "train": {"max_consecutive_skips": 6},
+        **plant(*(("inf_grad", a) for a in range(3, 40))),
+    }
+    with pytest.raises(DivergedError, match="6 steps in a row .*attempted step 8 .*no loss scaling"):
+        trainer(changes).fit()
+
+
+def test_fp16_of_a_real_overflow_finds_its_scale():
+    # No plant: a scale far above what FP16 gradients can hold must come down by itself.
+    made = fitted({"precision": {"mode": "fp16", "loss_scale": {"init_scale": 2.0**24}}, "train": {"max_steps": 40}})
+    assert made.ledger.counts.skipped > 0
+    assert made.final_loss_scale() < 2.0**24
+    assert made.ledger.counts.applied == 40
+    assert all(value.isfinite().all() for value in weights(made.run))
