@@ -23,7 +23,7 @@ LIMIT_S = 900
 CONFIG = """
 device: cuda
 model: {name: resnet50, num_classes: 1000}
-data: {name: synthetic, input_shape: [3, 224, 224], num_classes: 1000, num_train: 2560, num_test: 256, batch_size: 256,
+data: {name: synthetic, input_shape: [3, 224, 224], num_outputs: 1000, num_train: 2560, num_test: 256, batch_size: 256,
        cache: device}
 task: classification
 optimizer: {name: sgd, lr: 0.01, momentum: 0.9}
