@@ -49,26 +49,28 @@ def main() -> None:
     for name, seconds in sorted(starts.items(), key=lambda item: statistics.median(item[1])):
         more = [mine - floor for mine, floor in zip(seconds, starts["plain"], strict=True)]
         print(f"| {name} | {spread(seconds, '.2f')} | {spread(more, '+.2f')} | {len(seconds)} |")
-    for name, reason in out.items():
-        print(f"\nNo figure for {name}: {reason}")
-    commands = time_commands(asked.rounds + 1)
+    commands = time_commands(asked.rounds + 1, out)
     print("\n| command | ms to exit: median (min-max) | n |\n|---|---|---|")
     for command, times in commands.items():
         print(f"| `{command}` | {spread(times, '.0f')} | {len(times)} |")
+    for name, reason in out.items():
+        print(f"\nNo figure for {name}: {reason}")
     if asked.json is not None:
         record: dict[str, Any] = {"machine": found, "first_step_s": starts, "absent": out, "commands_ms": commands}
         asked.json.write_text(json.dumps(record, indent=1))
 
 
-def time_commands(rounds: int) -> dict[str, list[float]]:
-    """Return milliseconds to exit of every command, interleaved, the first round dropped."""
+def time_commands(rounds: int, out: dict[str, str]) -> dict[str, list[float]]:
+    """Return milliseconds to exit of every command, interleaved, the first round dropped; failures go to `out`."""
     times: dict[str, list[float]] = {command: [] for command in COMMANDS}
     for _ in range(rounds):
-        for command, arguments in COMMANDS.items():
+        for command in [command for command in COMMANDS if command not in out]:
             started = time.monotonic()
-            subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            done = subprocess.run([sys.executable, *COMMANDS[command]], cwd=ROOT, capture_output=True, check=False)
             times[command].append((time.monotonic() - started) * 1e3)
-    return {command: taken[1:] for command, taken in times.items()}
+            if done.returncode:
+                out[command] = f"exit code {done.returncode}"
+    return {command: taken[1:] for command, taken in times.items() if command not in out}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ Owns: the per-step table. Must not: know how any contestant trains.
 Method: a 64-64-10 MLP, batch 32, 8,192 samples in memory, the same seed, initial weights and fused optimizer for all.
 Each round runs every contestant in a fresh process; a clock inside the model takes the wall time from the beginning
 of step `skip` + 1 to that of step `skip` + `steps` + 1 (epoch ends included, evaluation and start-up excluded).
-A ratio compares a contestant with its baseline in the same round; the table gives medians with min and max.
+A ratio compares a contestant with its baseline in the same round; the table gives medians with min and max. Beside
+the wall ratio stands the ratio of the process's CPU times, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -55,19 +56,24 @@ def print_table(results: dict[str, list[dict[str, Any]]], out: dict[str, str]) -
         if baseline not in results:
             out[name] = f"its baseline {baseline} failed"
             continue
-        ratios = [mine["wall_us"] / base["wall_us"] for mine, base in zip(runs, results[baseline], strict=True)]
-        rows.append(
-            (
-                (baseline, statistics.median(ratios)),
-                f"| {name} | {CONTESTANTS[name].what} | {runs[0]['compute_dtype']} "
-                f"| {spread([run['wall_us'] for run in runs], '.0f')} | {spread(ratios, '.2f')} | {baseline} "
-                f"| {runs[0]['final_loss']:.3f} | {len(runs)} |",
-            )
+        pairs = list(zip(runs, results[baseline], strict=True))
+        wall = [mine["wall_us"] / base["wall_us"] for mine, base in pairs]
+        cpu = [mine["cpu_us"] / base["cpu_us"] for mine, base in pairs]
+        us = [run["wall_us"] for run in runs]
+        figures = f"{spread(us, '.0f')} | {spread(wall, '.2f')} | {spread(cpu, '.2f')} | {baseline}"
+        first = runs[0]
+        row = (
+            f"| {name} | {CONTESTANTS[name].what} | {first['compute_dtype']} | {figures} | {first['final_loss']:.3f} |"
         )
-    print("| contestant | what it does | computed in | us/step (min-max) | same-round ratio | to | final loss | n |")
-    print("|---|---|---|---|---|---|---|---|")
-    for _, row in sorted(rows):
+        rows.append((baseline, statistics.median(wall), f"{row} {len(runs)} |"))
+    print(
+        "| contestant | what it does | computed in | us/step (min-max) | wall ratio | CPU ratio | to | final loss | n |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for *_, row in sorted(rows):
         print(row)
+    busy = statistics.median(run["wall_us"] / run["cpu_us"] for run in results.get("plain", []))
+    print(f"\nThe floor's wall time was {busy:.2f} times its CPU time (1.00: nothing else ran).")
     for name, reason in out.items():
         print(f"\nNo figure for {name}: {reason}")
     print(flush=True)
