@@ -51,8 +51,9 @@ def test_evaluation_is_whole() -> None:
 
 def test_data_larger_than_the_device_are_refused_with_the_remedy() -> None:
     free, _ = torch.cuda.mem_get_info(GPU)
-    huge = torch.zeros(1, dtype=torch.uint8).expand(2 * free // 100 + 100, 100)  # one byte of real memory
-    split = InMemory(huge, torch.zeros(len(huge), dtype=torch.int64), lambda x, g: x, augments=False)
+    count = 2 * free // 100 + 100
+    huge = torch.zeros(1, dtype=torch.uint8).expand(count, 100)  # one byte of real memory
+    split = InMemory(huge, torch.zeros(1, dtype=torch.int64).expand(count), lambda x, g: x, augments=False)
     with pytest.raises(CapabilityError, match=r"data\.cache=none"):
         make_train_loader(split, config(cache="device"), seed=0, device=GPU)
 
