@@ -21,6 +21,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def one_line(text: str) -> str:
+    """Return `text` with line breaks, control characters and undecodable bytes escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 class MptrainError(Exception):
     """Base of all errors raised on purpose; the text is one line a user can act on."""
 
@@ -35,7 +40,7 @@ class ConfigError(MptrainError):
     status = "config_error"
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.problems = [one_line(text) for text in ([problems] if isinstance(problems, str) else problems)]
         super().__init__("\n".join(self.problems))
 
 

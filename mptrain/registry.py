@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic_core import PydanticCustomError
 
 from mptrain.config.schema import DataConfig, EntryConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TaskConfig
+from mptrain.config.wording import shorten
 from mptrain.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -68,9 +69,11 @@ class Registry(Generic[C, B]):
         """Return the entry called `name`; raise UnknownNameError with the nearest names."""
         if name in self._entries:
             return self._entries[name]
-        near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.6)
+        near = difflib.get_close_matches(name[:100], self._entries, n=3, cutoff=0.6)
         hint = f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
-        raise UnknownNameError(f"'{name}' is not a known {self.kind}{hint}; `mptrain ls {self.plural}` lists them")
+        raise UnknownNameError(
+            f"{shorten(name)!r} is not a known {self.kind}{hint}; `mptrain ls {self.plural}` lists them"
+        )
 
     def config_type(self, name: str) -> type[C]:
         """Return the Config class that validates the section selecting `name`.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mptrain.config.suggest import nearest
+from mptrain.config.wording import nearest
 from mptrain.errors import ConfigError
 
 KINDS = ("models", "datasets", "tasks", "optimizers", "schedules", "precisions")

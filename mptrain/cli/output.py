@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 from mptrain.environment import dumb_terminal, no_color
-from mptrain.errors import ConfigError, MptrainError
+from mptrain.errors import ConfigError, MptrainError, one_line
 
 
 def print_error(error: MptrainError) -> None:
     """Write an error to stderr, one `error:` line per problem."""
-    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    problems = error.problems if isinstance(error, ConfigError) else [one_line(str(error))]
     for problem in problems:
         print_problem(problem)
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mptrain.config.suggest import nearest
 from mptrain.config.tree import Node, Origin, expand_shorthands, merge
-from mptrain.config.yaml_reader import MAX_DEPTH, parse_yaml, shorten
+from mptrain.config.wording import nearest, shorten
+from mptrain.config.yaml_reader import MAX_DEPTH, parse_yaml
 from mptrain.errors import ConfigError
 
 MAX_BYTES = 1_000_000

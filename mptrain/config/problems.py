@@ -14,9 +14,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mptrain.config.schema import SHORTHANDS, RunConfig
-from mptrain.config.suggest import nearest
 from mptrain.config.tree import ENTRY_SECTIONS, Node, Origin, dotted
-from mptrain.config.yaml_reader import read_scalar, shorten
+from mptrain.config.wording import nearest, shorten
+from mptrain.config.yaml_reader import read_scalar
 
 Path = tuple[str | int, ...]
 Sections = Mapping[tuple[str, ...], type[BaseModel]]
@@ -59,7 +59,10 @@ def describe(error: ValidationError, tree: Node, entries: Mapping[str, type[Base
             texts[path].append(text)
     lines = [(_origin(tree, path), path, " or ".join(found)) for path, found in texts.items()]
     lines.sort(key=lambda line: (line[0].source.startswith("override "), line[0]))
-    return [": ".join(part for part in (str(origin), dotted(path), text) if part) for origin, path, text in lines]
+    return [
+        ": ".join(part for part in (str(origin), shorten(dotted(path), 120), text) if part)
+        for origin, path, text in lines
+    ]
 
 
 def _path(detail: ErrorDetails, tree: Node) -> Path:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mptrain.config.tree import Node, Origin
+from mptrain.config.wording import shorten
 from mptrain.errors import ConfigError
 
 MAX_NODES = 10_000
@@ -54,11 +55,6 @@ def read_scalar(text: str) -> Any:
     if _FLOAT.fullmatch(text) and not leading_zero:
         return float(text)
     return text
-
-
-def shorten(text: str, limit: int = 60) -> str:
-    """Return `text` cut in the middle to at most `limit` characters."""
-    return text if len(text) <= limit else f"{text[: limit - 20]}...{text[-15:]}"
 
 
 class _Shape(NamedTuple):
