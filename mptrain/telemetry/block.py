@@ -116,13 +116,13 @@ def _header(state: State, width: int, unicode: bool) -> Line:
 def _bars(info: RunInfo, progress: Progress, seconds_left: float | None, width: int, unicode: bool) -> list[Line]:
     epoch, epochs, epoch_step = story.epoch_position(info, progress)
     done = progress.applied_steps / info.total_steps
+    # Padded to what they can grow to, so that the bars keep their length.
+    digits = len(str(info.total_steps))
+    of_epoch = f"{epoch_step:>{digits}}/{info.steps_per_epoch}"
+    of_run = f"{progress.applied_steps:>{digits}}/{info.total_steps} {int(100 * done):>4}%"
     rows = [
-        (f"epoch {epoch}/{epochs}", epoch_step / info.steps_per_epoch, f"{epoch_step}/{info.steps_per_epoch}"),
-        (
-            "run",
-            done,
-            f"{progress.applied_steps}/{info.total_steps}  {int(100 * done)}%  eta {human.duration(seconds_left)}",
-        ),
+        (f"epoch {epoch}/{epochs}", epoch_step / info.steps_per_epoch, of_epoch),
+        ("run", done, f"{of_run}  eta {human.duration(seconds_left):<7}"),
     ]
     label_width = max(_LABEL, *(len(label) + 1 for label, _, _ in rows))
     room = max(4, width - label_width - 2 - max(len(text) for _, _, text in rows))
@@ -150,15 +150,15 @@ def _figures(state: State, progress: Progress, width: int, unicode: bool) -> lis
     left = max(left, width // 2)
     cells = [
         ("loss", _loss(state, progress, left - _LABEL - 1, unicode)),
-        ("lr", [(human.number(progress.lr), STRONG)]),
+        ("lr", [_value(human.number(progress.lr))]),
         _metric(state),
-        ("grad norm", [(human.norm(progress.grad_norm), STRONG)]),
-        ("speed", [(human.speed(progress.samples_per_s, emulated=emulated), STRONG)]),
-        ("step time", [(human.milliseconds(progress.step_time_ms, emulated=emulated), STRONG)]),
+        ("grad norm", [_value(human.norm(progress.grad_norm))]),
+        ("speed", [_value(human.speed(progress.samples_per_s, emulated=emulated))]),
+        ("step time", [_value(human.milliseconds(progress.step_time_ms, emulated=emulated))]),
         ("data wait", _data_wait(progress)),
-        ("memory", [(human.size(progress.peak_memory_bytes), STRONG), (" peak", DIM)]),
+        ("memory", [_value(human.size(progress.peak_memory_bytes)), (" peak", DIM)]),
         ("skipped", [(story.skipped(progress), WARN if progress.skipped_steps else STRONG)]),
-        ("loss scale", [(human.scale(progress.loss_scale), STRONG)]),
+        ("loss scale", [_value(human.scale(progress.loss_scale))]),
     ]
     lines: list[Line] = []
     for start in range(0, len(cells), columns):
@@ -168,6 +168,10 @@ def _figures(state: State, progress: Progress, width: int, unicode: bool) -> lis
             line += [(f"{label:<{_LABEL}}", DIM), *spans, (" " * max(1, left - used), PLAIN)]
         lines.append(line)
     return lines
+
+
+def _value(text: str) -> Span:
+    return text, DIM if text.startswith(human.NOT_AVAILABLE) else STRONG
 
 
 def _loss(state: State, progress: Progress, room: int, unicode: bool) -> Line:
@@ -191,7 +195,7 @@ def _data_wait(progress: Progress) -> Line:
     text = human.percent(progress.data_wait_fraction)
     if progress.data_wait_fraction is not None and progress.data_wait_fraction > LOADER_BOUND:
         return [(text, WARN), (" loader-bound", WARN)]
-    return [(text, STRONG)]
+    return [_value(text)]
 
 
 def _event_style(event: Event) -> str:
