@@ -25,12 +25,12 @@ LIMIT_S = 600
 
 
 def choose(names: str | None) -> list[Contestant]:
-    """Return the named contestants (comma-separated; all if None) and their baselines; exit 2 on an unknown name."""
+    """Return the named contestants (comma-separated; all if None), their baselines and the floor; exit on others."""
     asked = list(CONTESTANTS) if names is None else [name.strip() for name in names.split(",")]
     unknown = [name for name in asked if name not in CONTESTANTS]
     if unknown:
         sys.exit(f"error: unknown contestant {', '.join(unknown)}; known: {', '.join(CONTESTANTS)}")
-    wanted = {*asked, *(CONTESTANTS[name].baseline for name in asked)}
+    wanted = {"plain", *asked, *(CONTESTANTS[name].baseline for name in asked)}
     return [contestant for name, contestant in CONTESTANTS.items() if name in wanted]
 
 
@@ -66,7 +66,10 @@ def run_worker(name: str, options: Sequence[str]) -> dict[str, Any] | str:
 def run_rounds(
     contestants: Sequence[Contestant], rounds: int, options: Sequence[str]
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
-    """Run `rounds` interleaved rounds, each starting one contestant further; return results and reasons of absence."""
+    """Run `rounds` interleaved rounds, each starting one contestant further; return results and reasons of absence.
+
+    Exits where the floor itself fails: without it no figure means anything.
+    """
     out = {c.name: reason for c in contestants if (reason := absent(c))}
     results: dict[str, list[dict[str, Any]]] = {c.name: [] for c in contestants if c.name not in out}
     for number in range(rounds):
@@ -79,6 +82,8 @@ def run_rounds(
             else:
                 results[name].append(result)
             print(f"round {number + 1}/{rounds}  {name:<15} {_brief(result)}", file=sys.stderr, flush=True)
+    if "plain" in out:
+        sys.exit(f"error: the plain loop failed: {out['plain']}")
     return {name: found for name, found in results.items() if name not in out}, out
 
 
