@@ -1,15 +1,20 @@
 """The live view in a real pseudo-terminal: what is on the screen, at every width, whatever happens."""
 
+import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 if sys.platform == "win32":
     pytest.skip("needs a pseudo-terminal", allow_module_level=True)
 
-from tests.telemetry.terminal import Terminal
+from tests.telemetry.terminal import PATIENCE_S, Terminal, clean_environment
 
 LAST_STEP = r"run +━+ +312/312  100%"
 # A redraw begins by erasing the whole block, so one that shows its last line is complete.
@@ -75,6 +80,29 @@ def test_resizes():
             assert max(map(len, block)) < columns
             for pattern in (r"loss +0\.3624", r"grad norm +1\.23", r"1\.2 GiB peak", "loss scale 32768"):
                 assert re.search(pattern, "\n".join(block)), pattern
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux, a terminal that rewraps old lines")
+def test_narrowing_leaves_no_old_block_behind(tmp_path: Path):
+    def tmux(*args: str) -> str:
+        command = ["tmux", "-S", str(tmp_path / "socket"), "-f", os.devnull, *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=clean_environment()).stdout
+
+    def wait_for(pattern: str) -> str:
+        deadline = time.monotonic() + PATIENCE_S
+        while not re.search(pattern, text := tmux("capture-pane", "-p")):
+            assert time.monotonic() < deadline, f"not seen in time:\n{text}"
+            time.sleep(0.1)
+        return text
+
+    script = f"{sys.executable} -m tests.telemetry.scripted_run --pause"
+    tmux("new-session", "-d", "-x", "120", "-y", "40", script)
+    try:
+        wait_for(DONE)
+        tmux("resize-window", "-x", "60", "-y", "40")
+        block_lines(wait_for(rf"(?s)fp16\.\.\. ─.*{LAST_STEP}.*overflow at step 12"))
+    finally:
+        tmux("kill-server")
 
 
 def test_low_window_shows_the_top_of_the_block():
