@@ -170,6 +170,13 @@ def test_config_commands_import_no_torch(tmp_path: Path) -> None:
         assert not imported & {"torch", "torchvision", "torchmetrics", "numpy", "rich"}
 
 
+def test_an_interrupt_is_130_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "plugin_interrupts.py").write_text("raise KeyboardInterrupt\n")
+    write(tmp_path, "a.yaml", "plugins: [plugin_interrupts]\n" + PLAIN)
+    done = mptrain("check", "a.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_bug_shows_its_traceback_and_says_that_it_is_one() -> None:
     code = (
         "import mptrain.cli.list_commands as commands, mptrain.precision.modes as modes\n"
