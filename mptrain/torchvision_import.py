@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from mptrain.errors import CapabilityError
+from mptrain.errors import CapabilityError, first_line
 
 REMEDY = "install both in one command so that they match: pip install --force-reinstall torch torchvision"
 
@@ -21,5 +21,4 @@ def import_torchvision(submodule: str = "") -> ModuleType:
     # A torchvision built for another torch fails with RuntimeError (operator torchvision::nms does not exist) or
     # OSError (undefined symbol); a second attempt in the same process then fails with AttributeError.
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CapabilityError(f"torchvision cannot be imported ({reason}); {REMEDY}") from error
+        raise CapabilityError(f"torchvision cannot be imported ({first_line(error)}); {REMEDY}") from error

@@ -16,7 +16,7 @@ import torch
 
 from mptrain.data.entries import ArraysConfig
 from mptrain.data.transforms import as_float32, unit_interval
-from mptrain.errors import DataError
+from mptrain.errors import DataError, first_line
 from mptrain.interfaces import DataSpec, DataSplits, InMemory
 
 KEYS = ("train_inputs", "train_targets", "test_inputs", "test_targets")
@@ -70,13 +70,9 @@ def _read(path: Path) -> dict[str, Array]:
             return {key: content[key] for key in KEYS}
     # What zipfile and numpy raise on damaged bytes, on objects that would need pickle, and on absurd shapes.
     except (OSError, ValueError, KeyError, EOFError, SyntaxError, MemoryError) as error:
-        raise DataError(f"data.path: {path} cannot be read as .npz arrays: {_reason(error)}") from error
+        raise DataError(f"data.path: {path} cannot be read as .npz arrays: {first_line(error)}") from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"data.path: {path} is no .npz file or damaged: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"data.path: {path} is no .npz file or damaged: {first_line(error)}") from error
 
 
 def _check_inputs(path: Path, split: str, inputs: Array, like: Array) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mptrain.data.entries import FolderConfig
-from mptrain.errors import DataError
+from mptrain.errors import DataError, first_line
 from mptrain.interfaces import DataSpec, DataSplits, Streamed
 from mptrain.torchvision_import import import_torchvision
 
@@ -47,8 +47,9 @@ def _extract_imagenet(root: Path) -> None:
         for split in ("train", "val"):
             datasets.ImageNet(str(root), split)
     except Exception as error:  # torchvision has no error of its own: what it raises depends on the damage
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"data.root: the ImageNet archives in {root} cannot be unpacked: {reason}") from error
+        raise DataError(
+            f"data.root: the ImageNet archives in {root} cannot be unpacked: {first_line(error)}"
+        ) from error
 
 
 def _folder(folder: Path, transform: Any) -> Any:
@@ -60,8 +61,7 @@ def _folder(folder: Path, transform: Any) -> Any:
     try:
         return import_torchvision("datasets").ImageFolder(str(folder), transform=transform, loader=load_rgb)
     except FileNotFoundError as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"data.root: {folder} needs one folder of images per class: {reason}") from error
+        raise DataError(f"data.root: {folder} needs one folder of images per class: {first_line(error)}") from error
 
 
 def load_rgb(path: str) -> Image.Image:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mptrain.data.entries import Cifar10Config, FashionMnistConfig, GreyConfig, MnistConfig
 from mptrain.data.transforms import ImageTransform
-from mptrain.errors import DataError
+from mptrain.errors import DataError, first_line
 from mptrain.interfaces import DataSpec, DataSplits, InMemory
 from mptrain.torchvision_import import import_torchvision
 
@@ -60,9 +60,10 @@ def downloaded(config: MnistConfig | FashionMnistConfig | Cifar10Config) -> Data
                 dataset_class(config.root, train=is_train, download=config.download) for is_train in (True, False)
             )
     except Exception as error:  # torchvision has no error of its own: what it raises on bad files depends on the damage
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "check the network, or copy the files there" if config.download else "set data.download=true"
-        raise DataError(f"data.root: {config.name} cannot be read from '{config.root}' ({reason}); {remedy}") from error
+        raise DataError(
+            f"data.root: {config.name} cannot be read from '{config.root}' ({first_line(error)}); {remedy}"
+        ) from error
     return in_memory_splits(config, _images(train), _images(test), tuple(train.classes), {})
 
 

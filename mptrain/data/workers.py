@@ -127,12 +127,12 @@ class _Reader:
 
 def _one_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """Yield the batches on the device; each is copied on a side stream while the one before is computed on."""
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream(device)
     waiting: tuple[Batch, torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(stream):
             copy = Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
-            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied = torch.cuda.Event()
             copied.record(stream)
         if waiting is not None:
             yield _handed_over(*waiting)

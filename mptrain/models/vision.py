@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mptrain.errors import ConfigError
+from mptrain.errors import ConfigError, first_line
 from mptrain.interfaces import DataSpec
 from mptrain.models.entries import AuxConfig, ResNetConfig
 from mptrain.models.weights import is_download, load_weights
@@ -38,8 +38,9 @@ def build_vision(config: VisionConfig, spec: DataSpec) -> nn.Module:
             config.name, weights=None, num_classes=num_outputs, **_options(config, spec.input_shape)
         )
     except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"model.name: {config.name} cannot take images of {spec.input_shape}: {reason}") from error
+        raise ConfigError(
+            f"model.name: {config.name} cannot take images of {spec.input_shape}: {first_line(error)}"
+        ) from error
     if isinstance(config, ResNetConfig) and config.stem != "imagenet":
         _small_stem(model, pool=config.stem == "small")
     if spec.input_shape[0] != 3:

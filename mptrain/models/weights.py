@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mptrain.errors import ConfigError, DataError
+from mptrain.errors import ConfigError, DataError, first_line
 from mptrain.models.entries import AuxConfig
 from mptrain.torchvision_import import import_torchvision
 
@@ -94,7 +94,7 @@ def _download(name: str, weights: str) -> Mapping[str, Tensor]:
         state: Mapping[str, Tensor] = chosen.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"model.weights: {weights} cannot be downloaded from {chosen.url} ({_first_line(error)}); "
+            f"model.weights: {weights} cannot be downloaded from {chosen.url} ({first_line(error)}); "
             "download it elsewhere and give the file's path"
         ) from error
     return state
@@ -113,7 +113,7 @@ def _read(source: str) -> Mapping[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch raise many types on damaged bytes, all meaning the same
         unsafe = isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error)
-        reason = "it holds more than tensors" if unsafe else _first_line(error)
+        reason = "it holds more than tensors" if unsafe else first_line(error)
         raise DataError(
             f"model.weights: {path} cannot be read as weights: {reason}; save model.state_dict()"
         ) from error
@@ -123,7 +123,3 @@ def _read(source: str) -> Mapping[str, Tensor]:
             f"model.weights: {path} holds a {type(state).__name__}{keys}, no state dict; save model.state_dict()"
         )
     return state
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
