@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from mptrain.errors import CheckpointError
+from mptrain.errors import CheckpointError, first_line
 
 SCHEMA = 1
 _MANIFEST = "manifest.json"
@@ -145,7 +145,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
                 raise CheckpointError(f"{file}: damaged (size or checksum differs); resume from an earlier checkpoint")
             parts[file.stem] = torch.load(file, map_location=device, weights_only=True)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{file}: cannot be read ({_one_line(error)})") from None
+            raise CheckpointError(f"{file}: cannot be read ({first_line(error)})") from None
     return parts
 
 
@@ -174,7 +174,3 @@ def _sync_folder(folder: Path) -> None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

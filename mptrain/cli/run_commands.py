@@ -55,7 +55,8 @@ def run(
         else:
             from mptrain.trainer.launch import LaunchOptions, launch
 
-            options = LaunchOptions(output_dir, run_id, resume, quiet, as_json)
+            notices = tuple(str(item) for item in loaded.dropped)
+            options = LaunchOptions(output_dir, run_id, resume, quiet, as_json, notices)
             result = launch(loaded.config, options, command=sys.argv)
     except MptrainError as error:
         if not as_json:

@@ -57,10 +57,10 @@ class CudaAttemptLog(AttemptLog):
         self._slot = 0
         self._filled = 0
         self._in_flight: deque[tuple[int, int, torch.cuda.Event]] = deque()
-        self._began_at = time.perf_counter()
-        self._began = torch.cuda.Event(enable_timing=True)
-        self._began.record()
-        self._began.synchronize()
+        self._anchor = torch.cuda.Event(enable_timing=True)
+        self._anchor.record()
+        self._anchor.synchronize()
+        self._anchor_at = time.perf_counter()
 
     def record(self, values: Tensor) -> None:
         """Copy this attempt's vector into the ring; one small device-to-device copy."""
@@ -83,6 +83,8 @@ class CudaAttemptLog(AttemptLog):
         while self._in_flight:
             self._in_flight[0][2].synchronize()
             done.append(self._take_oldest())
+        # Device and host clocks drift apart; here the device is idle, so both can be read at once.
+        self._anchor_at = time.perf_counter()
         return done
 
     def _send(self) -> None:
@@ -101,7 +103,9 @@ class CudaAttemptLog(AttemptLog):
     def _take_oldest(self) -> Completed:
         slot, filled, event = self._in_flight.popleft()
         rows, self._rows = self._rows + self._pinned[slot, :filled].tolist(), []
-        return Completed(rows, self._began_at + self._began.elapsed_time(event) / 1000.0)
+        self._anchor_at += self._anchor.elapsed_time(event) / 1000.0
+        self._anchor = event
+        return Completed(rows, self._anchor_at)
 
 
 def make_attempt_log(fields: int, window: int, device: torch.device) -> AttemptLog:

@@ -126,6 +126,7 @@ def summary(info: RunInfo, result: Mapping[str, Any], last: Progress | None, mai
         rows.append(("metrics", metrics(result["metrics"], main_metric)))
     if result.get("train_loss") is not None:
         rows.append(("train loss", human.number(result["train_loss"])))
+    rows += _task_summary(result.get("summary") or {})
     rows.append(("steps", _steps(info, result, last)))
     rows.append(("time", human.duration(result.get("wall_s"))))
     rows.append(("speed", _speed(info, result)))
@@ -135,6 +136,19 @@ def summary(info: RunInfo, result: Mapping[str, Any], last: Progress | None, mai
         rows.append(("planted", ", ".join(info.planted)))
     rows.append(("result", f"{info.run_dir}/result.json"))
     return [(label, human.one_line(text)) for label, text in rows]
+
+
+def _task_summary(summary: Mapping[str, Any]) -> list[Row]:
+    """Return a row for each thing the task found worth saying, with enough digits to tell precisions apart."""
+    return [(name.replace("_", " "), _digits(value)) for name, value in summary.items()]
+
+
+def _digits(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "  ".join(f"{name} {_digits(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(_digits(item) for item in value)
+    return f"{value:.8g}" if isinstance(value, float) else str(value)
 
 
 def _steps(info: RunInfo, result: Mapping[str, Any], last: Progress | None) -> str:

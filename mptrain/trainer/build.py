@@ -17,7 +17,7 @@ from mptrain.catalog import REGISTRIES
 from mptrain.config.schema import RunConfig
 from mptrain.data.loading import TrainLoader, check_labels, make_eval_loader, make_train_loader
 from mptrain.environment import set_cublas_workspace
-from mptrain.errors import CapabilityError, ConfigError
+from mptrain.errors import CapabilityError, ConfigError, first_line
 from mptrain.interfaces import Batch, DataSpec, DataSplits, Task
 from mptrain.optim.build import decay_groups
 from mptrain.optim.ema import WeightAverage
@@ -166,9 +166,9 @@ def _probe(model: nn.Module, spec: DataSpec, policy: PrecisionPolicy, config: Ru
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise ConfigError(
-            f"model: '{config.model.name}' does not take this data's samples of shape {spec.input_shape} ({reason})"
+            f"model: '{config.model.name}' does not take this data's samples of shape {spec.input_shape} "
+            f"({first_line(error)})"
         ) from error
     finally:
         model.train()

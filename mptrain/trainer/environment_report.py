@@ -13,12 +13,13 @@ import torch
 from mptrain import __version__
 from mptrain.precision.capability import resolve_auto, support
 
-_PACKAGES = ("torch", "torchvision", "torchmetrics", "numpy", "pydantic", "typer", "rich", "safetensors")
+_PACKAGES = ("torchvision", "numpy", "pydantic", "typer", "rich", "safetensors")
 
 
 def versions() -> dict[str, str | None]:
     """Return the versions of mptrain, Python and the libraries that matter; None where one is not installed."""
     found: dict[str, str | None] = {"mptrain": __version__, "python": platform.python_version()}
+    found["torch"] = str(torch.__version__)  # with its build, e.g. +cu130, which the package's metadata lacks
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)

@@ -18,11 +18,11 @@ from mptrain import checkpoint as checkpoints
 from mptrain.catalog import to_yaml
 from mptrain.checkpoint import Checkpoint, CheckpointStore
 from mptrain.config.schema import RunConfig
-from mptrain.errors import ConfigError, Interrupted, MptrainError, OutOfMemoryError
+from mptrain.errors import ConfigError, DataError, Interrupted, MptrainError, OutOfMemoryError, first_line
 from mptrain.telemetry.console import Fanout, make_console
 from mptrain.telemetry.files import RunFiles, write_json
 from mptrain.telemetry.records import Event, RunInfo
-from mptrain.trainer.build import Run, build_run, describe_data, describe_device, describe_model
+from mptrain.trainer.build import build_run, describe_data, describe_device, describe_model
 from mptrain.trainer.environment_report import environment_report, versions
 from mptrain.trainer.memory import peak_memory_bytes
 from mptrain.trainer.resume import check_resumable
@@ -39,6 +39,8 @@ class LaunchOptions:
     resume: str | None = None
     quiet: bool = False
     json_output: bool = False
+    notices: tuple[str, ...] = ()
+    """What loading the config had to say; shown and recorded with the run's own notices."""
 
 
 def launch(config: RunConfig, options: LaunchOptions, *, command: list[str]) -> dict[str, Any]:
@@ -61,8 +63,9 @@ def launch(config: RunConfig, options: LaunchOptions, *, command: list[str]) -> 
         run = build_run(config)
         write_json(run_dir / "plan.json", run.in_force.as_dict() | {"compile": config.train.compile})
         trainer = Trainer(run, reporter, _store(config, run_dir))
-        reporter.begin(_run_info(run, run_dir, resumed))
-        for notice in run.notices:
+        info = _run_info(trainer, run_dir, resumed, options.notices)
+        reporter.begin(info)
+        for notice in info.notices:
             files.event(Event("warning", 0, 0, notice))
         if resumed:
             files.trim_after(resumed.manifest["attempted_steps"], resumed.step)
@@ -99,7 +102,8 @@ def _store(config: RunConfig, run_dir: Path) -> CheckpointStore | None:
     return CheckpointStore(run_dir / CHECKPOINTS, keep_last=settings.keep_last, keep_best=settings.best)
 
 
-def _run_info(run: Run, run_dir: Path, resumed: Checkpoint | None) -> RunInfo:
+def _run_info(trainer: Trainer, run_dir: Path, resumed: Checkpoint | None, notices: tuple[str, ...]) -> RunInfo:
+    run = trainer.run
     return RunInfo(
         name=run.config.name,
         run_id=run_dir.name,
@@ -108,11 +112,11 @@ def _run_info(run: Run, run_dir: Path, resumed: Checkpoint | None) -> RunInfo:
         precision=run.in_force.line(),
         model=describe_model(run.config, run.parts.model),
         data=describe_data(run.config, run.splits),
-        total_steps=run.total_steps,
+        total_steps=trainer.target,
         steps_per_epoch=run.steps_per_epoch,
         first_step=resumed.step if resumed else 0,
         planted=run.parts.faults.planned,
-        notices=run.notices,
+        notices=(*notices, *run.notices),
     )
 
 
@@ -124,10 +128,14 @@ def _as_ending(error: BaseException) -> MptrainError | None:
         return Interrupted("interrupted")
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if out_of_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return OutOfMemoryError(
-            f"out of memory ({reason}); lower data.batch_size and raise train.accumulate by the same factor, "
+            f"out of memory ({first_line(error)}); lower data.batch_size and raise train.accumulate by the same factor, "
             "or use precision=bf16"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return DataError(
+            f"a loader process was killed ({first_line(error)}); the machine may have run out of memory: "
+            "lower data.num_workers"
         )
     return None
 

@@ -83,7 +83,7 @@ class Trainer:
         self._speed_steps = self._speed_samples = 0
         self._stop_early = False
         stop_at = run.config.train.stop_at_step
-        self._target = min(run.total_steps, stop_at) if stop_at else run.total_steps
+        self.target = min(run.total_steps, stop_at) if stop_at else run.total_steps
 
     def fit(self) -> None:
         """Train, evaluate and save to the end.
@@ -153,10 +153,10 @@ class Trainer:
     def _is_finished(self) -> bool:
         if self._stop_early:
             return True
-        if self._optimistic_applied() < self._target:
+        if self._optimistic_applied() < self.target:
             return False
         self._settle()
-        return self.ledger.counts.applied >= self._target
+        return self.ledger.counts.applied >= self.target
 
     def _is_due(self, every: int | None, last: int) -> bool:
         if every is None or self._optimistic_applied() % every:

@@ -34,7 +34,7 @@ def test_turing_refuses_what_it_would_only_imitate(monkeypatch, mode):
 
 
 def test_tf32_is_refused_on_a_cpu_with_alternatives():
-    with pytest.raises(CapabilityError, match="cpu cannot run tf32.*it runs fp64, fp32, fp16, bf16"):
+    with pytest.raises(CapabilityError, match=r"cpu cannot run tf32.*it runs fp64, fp32, fp16, bf16"):
         resolve_policy(PrecisionConfig(mode="tf32"), torch.device("cpu"))
 
 

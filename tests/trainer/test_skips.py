@@ -129,7 +129,7 @@ def test_skips_without_end_end_the_run():
         "train": {"max_consecutive_skips": 6},
         **plant(*(("inf_grad", a) for a in range(3, 40))),
     }
-    with pytest.raises(DivergedError, match="6 steps in a row .*attempted step 8 .*no loss scaling"):
+    with pytest.raises(DivergedError, match=r"6 steps in a row .*attempted step 8 .*no loss scaling"):
         trainer(changes).fit()
 
 
