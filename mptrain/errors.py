@@ -26,7 +26,7 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its type where it has none."""
     text = str(error).strip()
     return one_line(text.splitlines()[0]) if text else type(error).__name__

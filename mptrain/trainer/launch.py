@@ -129,8 +129,8 @@ def _as_ending(error: BaseException) -> MptrainError | None:
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if out_of_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
         return OutOfMemoryError(
-            f"out of memory ({first_line(error)}); lower data.batch_size and raise train.accumulate by the same factor, "
-            "or use precision=bf16"
+            f"out of memory ({first_line(error)}); lower data.batch_size and raise train.accumulate by the same "
+            "factor, or use precision=bf16"
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return DataError(
