@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ NUM_FEATURES, NUM_HIDDEN, NUM_CLASSES = 64, 64, 10
 NUM_SAMPLES = 8192
 BATCH_SIZE = 32
 LR, WEIGHT_DECAY, MOMENTUM = 1e-3, 0.01, 0.9
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LOW_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -113,13 +113,10 @@ class Problem:
         return DataLoader(TensorDataset(self.inputs, self.labels), batch_size=BATCH_SIZE, shuffle=True)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Return a fresh autocast context in the asked precision; it does nothing in FP32."""
-        return torch.autocast("cpu", dtype=self.low_dtype, enabled=self.precision != "fp32")
-
-    @property
-    def low_dtype(self) -> torch.dtype:
-        """The dtype that matrix products should be computed in (BF16 stands in where autocast is disabled)."""
-        return torch.bfloat16 if self.precision == "fp32" else DTYPES[self.precision]
+        """Return a fresh autocast context in the asked precision; nothing at all in FP32, as a plain script has none."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast("cpu", dtype=LOW_DTYPES[self.precision])
 
     @property
     def num_epochs(self) -> int:
