@@ -113,7 +113,7 @@ class Problem:
         return DataLoader(TensorDataset(self.inputs, self.labels), batch_size=BATCH_SIZE, shuffle=True)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Return a fresh autocast context in the asked precision; nothing at all in FP32, as a plain script has none."""
+        """Return a fresh autocast context in the asked precision; none at all in FP32, like a plain script."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast("cpu", dtype=LOW_DTYPES[self.precision])
