@@ -151,7 +151,8 @@ def describe_data(config: RunConfig, splits: DataSplits) -> str:
 def _set_determinism(enabled: bool) -> None:
     if enabled:
         set_cublas_workspace()
-    torch.use_deterministic_algorithms(enabled)
+    if enabled != torch.are_deterministic_algorithms_enabled():  # the setter imports torch's compiler: 0.1 s
+        torch.use_deterministic_algorithms(enabled)
     torch.backends.cudnn.benchmark = not enabled
 
 
