@@ -6,6 +6,7 @@ hold a command's logic; command modules import what is heavy inside their functi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -16,8 +17,8 @@ import typer
 
 from mptrain import __version__
 from mptrain.cli import config_commands, env_command, list_commands, run_commands
-from mptrain.cli.output import print_error, print_problem
-from mptrain.errors import MptrainError
+from mptrain.cli.output import failure, print_error, print_json, print_problem
+from mptrain.errors import ConfigError, Interrupted, MptrainError
 
 BROKEN_PIPE = 141
 """128 + SIGPIPE, what other programs end with when their reader has gone."""
@@ -25,7 +26,6 @@ BROKEN_PIPE = 141
 # No rich markup: plain help costs no import of rich, and reads the same in a terminal, a pipe and a log.
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -64,35 +64,66 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; every error has become text on stderr."""
+    """Run one command line and return its exit code; every error has become text on stderr, and JSON with --json."""
     try:
-        code = app(args=list(arguments), prog_name="mptrain", standalone_mode=False)
+        code = _run(list(arguments))
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except MptrainError as error:
-        print_error(error)
-        return error.exit_code
-    except typer.TyperException as error:
-        print_problem(f"{error.format_message().rstrip('.')}; see `mptrain --help`")
-        return 2
-    except typer.Abort:
-        return 130
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
-        return _reader_gone()
-    except SystemExit as stop:
-        # Typer turns a broken pipe into SystemExit(1), which would read as a bug.
-        if isinstance(stop.__context__, BrokenPipeError):
-            return _reader_gone()
+        # The interpreter flushes stdout once more on its way out; let it find a place to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return BROKEN_PIPE
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments:
+        with contextlib.redirect_stdout(sys.stderr):
+            app(args=["--help"], prog_name="mptrain", standalone_mode=False)
+        return ConfigError.exit_code
+    try:
+        code = app(args=arguments, prog_name="mptrain", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
         raise
-    except Exception:
-        traceback.print_exc()
+    except BaseException as error:
+        # Typer turns a broken pipe into SystemExit(1), which would read as a bug.
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+            raise error.__context__ from None
+        ending = _explain(error)
+    if "--json" in arguments:
+        print_json(failure(ending))
+    return ending.exit_code
+
+
+def _explain(error: BaseException) -> MptrainError:
+    """Write an error to stderr and return it as what it means for the exit code."""
+    if isinstance(error, MptrainError):
+        print_error(error)
+        return error
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return Interrupted("interrupted")
+    if isinstance(error, typer.TyperException):
+        usage = ConfigError(f"{error.format_message().rstrip('.')}; see `mptrain --help`")
+        print_error(usage)
+        return usage
+    traceback.print_exception(error)
+    plugin = _plugin_at_fault(error)
+    if plugin:
+        print_problem(f"the code of {plugin} failed, see the lines above")
+    else:
         print_problem("this is a bug in mptrain; please report it with the lines above and the command")
-        return 1
+    return MptrainError(traceback.format_exception_only(error)[-1].strip())
 
 
-def _reader_gone() -> int:
-    # The interpreter flushes stdout once more on its way out; let it find a place to write to.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return BROKEN_PIPE
+def _plugin_at_fault(error: BaseException) -> str | None:
+    """Return the innermost frame that belongs to a package which registered an entry, but to mptrain, as text."""
+    from mptrain.catalog import REGISTRIES
+
+    builders = (entry.build.__module__ for registry in REGISTRIES.values() for entry in registry)
+    packages = {module.split(".")[0] for module in builders} - {"mptrain"}
+    found = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__"))
+        if module.split(".")[0] in packages:
+            found = f"plugin '{module}' ({frame.f_code.co_filename}:{line})"
+    return found

@@ -33,8 +33,10 @@ def check(
             loaded = load_config(Path(file), overrides)
             if build:
                 from mptrain.trainer.build import check_build
+                from mptrain.trainer.endings import known_endings
 
-                check_build(loaded.config)
+                with known_endings():
+                    check_build(loaded.config)
             print(f"{file}: ok")
         except MptrainError as error:
             print_error(error)

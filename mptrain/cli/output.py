@@ -1,8 +1,11 @@
-"""How the command line writes an error. Must not: import anything heavy, or decide what is an error."""
+"""How the command line writes an error and its JSON. Must not: import anything heavy, or decide what is an error."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from mptrain.environment import dumb_terminal, no_color
 from mptrain.errors import ConfigError, MptrainError, one_line
@@ -20,3 +23,24 @@ def print_problem(text: str) -> None:
     colour = sys.stderr.isatty() and not no_color() and not dumb_terminal()
     label = "\x1b[31merror:\x1b[0m" if colour else "error:"
     print(f"{label} {text}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def stdout_kept_for_json(wanted: bool) -> Iterator[None]:
+    """Send what others print (a plugin, a library) to stderr where `wanted`: stdout holds one JSON object then."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """Print one object as one line of strict JSON."""
+    import json
+
+    from mptrain.telemetry.files import strict_json
+
+    print(json.dumps(strict_json(result), allow_nan=False))
+
+
+def failure(error: MptrainError) -> dict[str, Any]:
+    """Return the JSON object of a command that failed before it had a result of its own."""
+    return {"schema": 1, "status": error.status, "exit_code": error.exit_code, "error": str(error)}

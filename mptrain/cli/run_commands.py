@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mptrain.cli.config_commands import Overrides
-from mptrain.cli.output import print_error, print_problem
-from mptrain.errors import MptrainError
+from mptrain.cli.output import print_json, print_problem, stdout_kept_for_json
+
+if TYPE_CHECKING:
+    from mptrain.config.schema import RunConfig
+    from mptrain.trainer.launch import LaunchOptions
 
 
 class ExportDtype(StrEnum):
@@ -31,7 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A config file.")],
     overrides: Overrides = None,
-    output_dir: Annotated[Path, typer.Option(help="Runs go to OUTPUT_DIR/<config name>/<run id>/.")] = Path("runs"),
+    output_dir: Annotated[Path, typer.Option(help="New runs go to OUTPUT_DIR/<config name>/<run id>/.")] = Path("runs"),
     run_id: Annotated[str | None, typer.Option(help="Name this run's folder; the default is date and time.")] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="auto|PATH", help="Continue a run folder, a checkpoint, or the newest (auto).")
@@ -44,32 +46,20 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Train what CONFIG describes."""
+    from mptrain.catalog import load_config
+
     limit = [f"train.stop_at_step={max_steps}"] if max_steps is not None else []
-    result: dict[str, Any]
-    try:
-        from mptrain.catalog import load_config
-
+    with stdout_kept_for_json(as_json):
         loaded = load_config(config, [*(overrides or ()), *limit])
-        if dry_run:
-            result = _dry_run(loaded.config, quiet=quiet or as_json)
-        else:
-            from mptrain.trainer.launch import LaunchOptions, launch
+        from mptrain.trainer.launch import LaunchOptions, launch
 
-            notices = tuple(str(item) for item in loaded.dropped)
-            options = LaunchOptions(output_dir, run_id, resume, quiet, as_json, notices)
-            result = launch(loaded.config, options, command=sys.argv)
-    except MptrainError as error:
-        if not as_json:
-            raise
-        print_error(error)
-        result = {"schema": 1, "status": error.status, "exit_code": error.exit_code, "error": str(error)}
-    else:
-        if result["error"]:
-            print_problem(result["error"])
+        notices = tuple(str(item) for item in loaded.dropped)
+        options = LaunchOptions(output_dir, run_id, resume, quiet, as_json, notices)
+        result = _dry_run(loaded.config, options) if dry_run else launch(loaded.config, options, command=sys.argv)
+    if result["error"]:
+        print_problem(result["error"])
     if as_json:
-        from mptrain.telemetry.files import strict_json
-
-        print(json.dumps(strict_json(result), allow_nan=False))
+        print_json(result)
     raise typer.Exit(result["exit_code"])
 
 
@@ -77,7 +67,8 @@ def evaluate(run_dir: RunDirectory, overrides: Overrides = None, best: Best = Fa
     """Evaluate a run's checkpoint on its test data."""
     from mptrain.trainer.saved import evaluate_run
 
-    result = evaluate_run(run_dir, overrides or (), best=best)
+    with stdout_kept_for_json(as_json):
+        result = evaluate_run(run_dir, overrides or (), best=best)
     _print_result(result, as_json)
 
 
@@ -91,13 +82,19 @@ def export(
     """Write a run's weights as safetensors."""
     from mptrain.trainer.saved import export_run
 
-    _print_result(export_run(run_dir, output, dtype.value, best=best), as_json)
+    with stdout_kept_for_json(as_json):
+        result = export_run(run_dir, output, dtype.value, best=best)
+    _print_result(result, as_json)
 
 
-def _dry_run(config: Any, *, quiet: bool) -> dict[str, Any]:
+def _dry_run(config: RunConfig, options: LaunchOptions) -> dict[str, Any]:
     from mptrain.trainer.build import build_run, describe_data, describe_device, describe_model
+    from mptrain.trainer.endings import known_endings
+    from mptrain.trainer.launch import choose_run_dir
 
-    built = build_run(config)
+    choose_run_dir(config, options)
+    with known_endings():
+        built = build_run(config)
     result = {
         "schema": 1,
         "status": "ok",
@@ -112,7 +109,7 @@ def _dry_run(config: Any, *, quiet: bool) -> dict[str, Any]:
         "steps_per_epoch": built.steps_per_epoch,
         "notices": list(built.notices),
     }
-    if not quiet:
+    if not options.quiet and not options.json_output:
         print(f"{config.name}: would train {built.total_steps} steps ({built.steps_per_epoch} an epoch)")
         for key in ("device", "model", "data"):
             print(f"  {key:<10} {result[key]}")
@@ -124,9 +121,7 @@ def _dry_run(config: Any, *, quiet: bool) -> dict[str, Any]:
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        from mptrain.telemetry.files import strict_json
-
-        print(json.dumps(strict_json(result), allow_nan=False))
+        print_json({"schema": 1, "status": "ok", "exit_code": 0, "error": None, **result})
         return
     for key, value in result.items():
         if isinstance(value, dict):

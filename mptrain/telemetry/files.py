@@ -66,6 +66,11 @@ def write_json(path: Path, obj: Mapping[str, Any]) -> None:
     _replace(path, [text.encode()])
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, like write_json; raise CapabilityError where the file cannot be written."""
+    _replace(path, [text.encode()])
+
+
 def _replace(path: Path, chunks: Iterable[bytes]) -> None:
     """Put a new file in the place of `path`, durably and all at once."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -82,13 +87,14 @@ def _replace(path: Path, chunks: Iterable[bytes]) -> None:
             finally:
                 os.close(folder)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):  # it is gone already, or the error above says what is wrong
             temporary.unlink()
 
 
-def _cannot_write(path: Path, error: OSError) -> CapabilityError:
+def cannot_write(path: Path, error: OSError) -> CapabilityError:
+    """Return the error that says so in one line."""
     return CapabilityError(
         f"cannot write {path}: {error.strerror}; free space or permissions there, or choose another --output-dir"
     )
@@ -112,7 +118,7 @@ class _Lines:
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise _cannot_write(self._path, error) from error
+            raise cannot_write(self._path, error) from error
 
     def keep(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
         """Drop every record that is not `wanted`, and a torn last line."""
@@ -126,10 +132,11 @@ class _Lines:
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    record = json.loads(line)
-                except ValueError:
-                    raise DataError(f"{self._path}:{number}: not a JSON line; remove it to resume this run") from None
-                if wanted(record):
+                    keep = wanted(json.loads(line))
+                except (ValueError, KeyError, TypeError):
+                    problem = "not a record of this file; remove the line to resume this run"
+                    raise DataError(f"{self._path}:{number}: {problem}") from None
+                if keep:
                     yield line
 
     def close(self) -> None:
@@ -146,7 +153,7 @@ class RunFiles:
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot_write(run_dir, error) from error
+            raise cannot_write(run_dir, error) from error
         self._run_dir = run_dir
         self._metrics = _Lines(run_dir / "metrics.jsonl")
         self._events = _Lines(run_dir / "events.jsonl")

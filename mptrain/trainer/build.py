@@ -6,15 +6,17 @@ Must not: train, write, or print.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from mptrain.catalog import REGISTRIES
-from mptrain.config.schema import RunConfig
+from mptrain.config.schema import EntryConfig, RunConfig
 from mptrain.data.loading import TrainLoader, check_labels, make_eval_loader, make_train_loader
 from mptrain.environment import set_cublas_workspace
 from mptrain.errors import CapabilityError, ConfigError, first_line
@@ -27,6 +29,8 @@ from mptrain.trainer.buffers import BufferGuard
 from mptrain.trainer.faults import make_faults
 from mptrain.trainer.randomness import seed_everything
 from mptrain.trainer.step import StepParts
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,21 +114,32 @@ def build_run(config: RunConfig) -> Run:
 
 def build_model(config: RunConfig) -> tuple[DataSplits, Task, nn.Module]:
     """Build data, task and the FP32 model on the CPU, and check that labels and outputs agree."""
-    splits: DataSplits = REGISTRIES["data"].build(config.data, config.seed)
+    splits: DataSplits = _built("data", config.data, config.seed, kind=DataSplits)
     outputs = config.model.num_classes or splits.spec.num_outputs
     if splits.spec.kind == "classification":
         check_labels(splits, outputs)
     spec = replace(splits.spec, num_outputs=outputs)
     task: Task = REGISTRIES["task"].build(config.task, spec)
     seed_everything(config.seed)
-    model: nn.Module = REGISTRIES["model"].build(config.model, spec)
-    half = sorted({str(p.dtype) for p in model.parameters() if p.dtype != torch.float32})
-    if half:
-        names = [name for name, p in model.named_parameters() if p.dtype != torch.float32][:3]
-        raise ConfigError(f"model: parameters must be float32, found {', '.join(half)} in {', '.join(names)}, ...")
+    model: nn.Module = _built("model", config.model, spec, kind=nn.Module)
+    odd = {name: p for name, p in model.named_parameters() if p.dtype != torch.float32 or p.device.type != "cpu"}
+    if odd:
+        found = ", ".join(f"{name} ({p.dtype}, {p.device.type})" for name, p in list(odd.items())[:3])
+        raise ConfigError(f"model: '{config.model.name}' must be built in float32 on the cpu, found {found}")
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError(f"model: '{config.model.name}' has no trainable parameter")
     return splits, task, model
+
+
+def _built(section: str, config: EntryConfig, *arguments: Any, kind: type[T]) -> T:
+    """Return what the entry selected by `config` builds; raise ConfigError where that is of another kind."""
+    made = REGISTRIES[section].build(config, *arguments)
+    if not isinstance(made, kind):
+        raise ConfigError(
+            f"{section}: '{config.name}' built a {type(made).__name__}, not a {kind.__name__}; check what its build "
+            "function returns"
+        )
+    return made
 
 
 def check_build(config: RunConfig) -> str:
@@ -178,6 +193,12 @@ def _probe(model: nn.Module, spec: DataSpec, policy: PrecisionPolicy, config: Ru
 def _rates(config: RunConfig, total_steps: int) -> list[float]:
     factor = REGISTRIES["schedule"].build(config.schedule, total_steps)
     rates = [config.optimizer.lr * factor(step) for step in range(total_steps)]
+    for step, rate in enumerate(rates):
+        if not 0 <= rate < math.inf:
+            raise ConfigError(
+                f"schedule: '{config.schedule.name}' makes the learning rate {rate:g} at step {step}; it must be "
+                "finite and at least 0"
+            )
     return [*rates, rates[-1]]
 
 

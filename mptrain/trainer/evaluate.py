@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from mptrain.errors import ConfigError
 from mptrain.interfaces import Batch, Task
 from mptrain.precision.policy import PrecisionPolicy
 
@@ -14,7 +16,10 @@ from mptrain.precision.policy import PrecisionPolicy
 def evaluate(
     model: nn.Module, task: Task, batches: Iterable[Batch], policy: PrecisionPolicy, device: torch.device
 ) -> dict[str, float]:
-    """Return the task's metrics over all of `batches`; the model's training mode is as before afterwards."""
+    """Return the task's metrics over all of `batches`; the model's training mode is as before afterwards.
+
+    Raises ConfigError for a task whose metrics are no numbers or lack its main one.
+    """
     metrics = task.metrics(device)
     was_training = model.training
     model.eval()
@@ -27,4 +32,17 @@ def evaluate(
                 metrics.update(outputs, batch)
     finally:
         model.train(was_training)
-    return metrics.compute()
+    return _plain(metrics.compute(), task.main_metric)
+
+
+def _plain(metrics: Mapping[str, Any], main_metric: str) -> dict[str, float]:
+    """Return the metrics as Python numbers: a task may hand in 0-d tensors or NumPy's."""
+    if main_metric not in metrics:
+        raise ConfigError(f"task: its metrics ({', '.join(metrics) or 'none'}) lack its main metric '{main_metric}'")
+    plain = {}
+    for name, value in metrics.items():
+        try:
+            plain[name] = value if type(value) is int else float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ConfigError(f"task: its metric '{name}' is {value!r:.80}, not a number") from None
+    return plain

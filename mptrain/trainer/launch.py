@@ -6,27 +6,29 @@ Owns: the run directory's files and the mapping of every ending to a status. Mus
 
 from __future__ import annotations
 
+import json
+import os
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mptrain import checkpoint as checkpoints
 from mptrain.catalog import to_yaml
 from mptrain.checkpoint import Checkpoint, CheckpointStore
 from mptrain.config.schema import RunConfig
-from mptrain.errors import ConfigError, DataError, Interrupted, MptrainError, OutOfMemoryError, first_line
+from mptrain.errors import ConfigError, MptrainError
 from mptrain.telemetry.console import Fanout, make_console
-from mptrain.telemetry.files import RunFiles, write_json
+from mptrain.telemetry.files import RunFiles, cannot_write, strict_json, write_json, write_text
 from mptrain.telemetry.records import Event, RunInfo
 from mptrain.trainer.build import build_run, describe_data, describe_device, describe_model
+from mptrain.trainer.endings import ending_of
 from mptrain.trainer.environment_report import environment_report, versions
 from mptrain.trainer.memory import peak_memory_bytes
-from mptrain.trainer.resume import check_resumable
+from mptrain.trainer.resume import changes_on_resume
 from mptrain.trainer.run_dir import CHECKPOINTS, find_resume, new_run_id, run_dir_for
+from mptrain.trainer.signals import StopAtOnce
 from mptrain.trainer.trainer import Trainer
 
 
@@ -46,33 +48,39 @@ class LaunchOptions:
 def launch(config: RunConfig, options: LaunchOptions, *, command: list[str]) -> dict[str, Any]:
     """Run `config` to its end and return result.json's content.
 
-    Raises ConfigError or CheckpointError only for what must not create or touch a run directory; every later ending
+    Raises an MptrainError only for what must not create or touch a run directory; every later ending
     is in the result (`status`, `exit_code`, `error`). An unexpected exception is recorded as `crashed` and raised.
     """
-    run_dir, resumed = _choose_run_dir(config, options)
+    chosen = choose_run_dir(config, options)
+    run_dir, resumed = chosen.path, chosen.resumed
     files = RunFiles(run_dir)
+    if not resumed and not chosen.again:
+        _claim(run_dir)
     began = time.perf_counter()
-    (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    write_json(run_dir / "env.json", environment_report(command))
-    console = make_console(quiet=options.quiet, json_output=options.json_output)
-    reporter = Fanout([files, console])
+    reporter = Fanout([files, make_console(quiet=options.quiet, json_output=options.json_output)])
     trainer: Trainer | None = None
     crash: BaseException | None = None
     ending: MptrainError | None = None
     try:
-        run = build_run(config)
-        write_json(run_dir / "plan.json", run.in_force.as_dict() | {"compile": config.train.compile})
-        trainer = Trainer(run, reporter, _store(config, run_dir))
-        info = _run_info(trainer, run_dir, resumed, options.notices)
-        reporter.begin(info)
-        for notice in info.notices:
-            files.event(Event("warning", 0, 0, notice))
-        if resumed:
-            files.trim_after(resumed.manifest["attempted_steps"], resumed.step)
-            trainer.restore(checkpoints.load(resumed.path, device=run.device))
+        with StopAtOnce():
+            if not resumed:
+                _record(run_dir, config, command)
+            run = build_run(config)
+            trainer = Trainer(run, reporter, _store(config, run_dir))
+            info = _run_info(trainer, run_dir, resumed, (*options.notices, *chosen.notices))
+            if resumed:
+                finished = _finished_result(run_dir, trainer, resumed)
+                if finished is not None:
+                    said = f"{resumed.step} steps are done, {trainer.target} are asked for: nothing to train"
+                    reporter.begin(replace(info, notices=(*info.notices, said)))
+                    reporter.end(finished)
+                    return finished
+                _record(run_dir, config, command)
+            _begin(trainer, info, files, resumed)
         trainer.fit()
+        _check_summary(trainer)
     except BaseException as error:
-        ending = _as_ending(error)
+        ending = ending_of(error, training=trainer is not None)
         crash = error if ending is None else None
     result = _result(config, trainer, ending, crash, run_dir, time.perf_counter() - began)
     reporter.end(result)
@@ -81,18 +89,82 @@ def launch(config: RunConfig, options: LaunchOptions, *, command: list[str]) -> 
     return result
 
 
-def _choose_run_dir(config: RunConfig, options: LaunchOptions) -> tuple[Path, Checkpoint | None]:
-    found = find_resume(options.resume, options.output_dir, config.name, options.run_id) if options.resume else None
+@dataclass(frozen=True)
+class Chosen:
+    """The folder of a run, and how it begins there."""
+
+    path: Path
+    resumed: Checkpoint | None = None
+    again: bool = False
+    """The folder holds an earlier attempt that saved nothing."""
+    notices: tuple[str, ...] = ()
+
+
+def choose_run_dir(config: RunConfig, options: LaunchOptions) -> Chosen:
+    """Return where a run goes and what it resumes; raise ConfigError or CheckpointError where it cannot."""
+    found = None
+    if options.resume is not None:
+        found = find_resume(options.resume, options.output_dir, config.name, options.run_id)
     if found:
         run_dir, resumed = found
-        if options.run_id and run_dir.name != options.run_id:
+        if options.run_id is not None and run_dir.name != options.run_id:
             raise ConfigError(f"--run-id: '{options.run_id}' is not the run that --resume names ({run_dir})")
-        check_resumable(config, run_dir)
-        return run_dir, resumed
-    run_dir = run_dir_for(options.output_dir, config.name, options.run_id or new_run_id())
-    if (run_dir / "config.yaml").exists() and options.resume != "auto":
-        raise ConfigError(f"--run-id: {run_dir} exists already; choose another id, or continue it with --resume auto")
-    return run_dir, None
+        changes = changes_on_resume(config, run_dir)
+        return Chosen(run_dir, resumed, notices=tuple(f"resumed with another {change}" for change in changes))
+    run_id = new_run_id() if options.run_id is None else options.run_id
+    run_dir = run_dir_for(options.output_dir, config.name, run_id)
+    if options.resume is None or not os.path.exists(run_dir / "config.yaml"):
+        return Chosen(run_dir)
+    return Chosen(run_dir, again=True, notices=(f"--resume auto: {run_dir} holds no checkpoint; starting afresh",))
+
+
+def _claim(run_dir: Path) -> None:
+    """Take a new run's folder; raise ConfigError where another run has it, however close in time both began."""
+    try:
+        (run_dir / "config.yaml").touch(exist_ok=False)
+    except FileExistsError:
+        raise ConfigError(
+            f"--run-id: {run_dir} exists already; choose another id, or continue it with --resume auto"
+        ) from None
+    except OSError as error:
+        raise cannot_write(run_dir / "config.yaml", error) from error
+
+
+def _record(run_dir: Path, config: RunConfig, command: list[str]) -> None:
+    write_text(run_dir / "config.yaml", to_yaml(config))
+    write_json(run_dir / "env.json", environment_report(command))
+
+
+def _begin(trainer: Trainer, info: RunInfo, files: RunFiles, resumed: Checkpoint | None) -> None:
+    """Announce the run and restore what it resumes; what was recorded beyond that point is dropped."""
+    run = trainer.run
+    write_json(Path(info.run_dir) / "plan.json", run.in_force.as_dict() | {"compile": run.config.train.compile})
+    trainer.reporter.begin(info)
+    attempted, applied = (resumed.manifest["attempted_steps"], resumed.step) if resumed else (0, 0)
+    files.trim_after(attempted, applied)
+    for notice in info.notices:
+        files.event(Event("warning", attempted, applied, notice))
+    if resumed:
+        trainer.restore(checkpoints.load(resumed.path, device=run.device))
+
+
+def _finished_result(run_dir: Path, trainer: Trainer, resumed: Checkpoint) -> dict[str, Any] | None:
+    """Return the result of a run that ended well and has nothing left to train, so that resuming it loses no figure."""
+    try:
+        result: dict[str, Any] = json.loads((run_dir / "result.json").read_bytes())
+        done = result["status"] == "ok" and result["applied_steps"] == resumed.step >= trainer.target
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # it was killed before it could write one
+    return result if done else None
+
+
+def _check_summary(trainer: Trainer) -> None:
+    """Raise ConfigError for a task's summary that no JSON file can hold."""
+    summary, trainer.summary = trainer.summary, None
+    try:
+        trainer.summary = None if summary is None else strict_json(summary)
+    except TypeError as error:
+        raise ConfigError(f"task: its summary must be plain numbers, texts, lists and dicts; {error}") from error
 
 
 def _store(config: RunConfig, run_dir: Path) -> CheckpointStore | None:
@@ -118,26 +190,6 @@ def _run_info(trainer: Trainer, run_dir: Path, resumed: Checkpoint | None, notic
         planted=run.parts.faults.planned,
         notices=(*notices, *run.notices),
     )
-
-
-def _as_ending(error: BaseException) -> MptrainError | None:
-    """Return the error as an ending with an exit code, or None for a bug."""
-    if isinstance(error, MptrainError):
-        return error
-    if isinstance(error, KeyboardInterrupt):
-        return Interrupted("interrupted")
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if out_of_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
-        return OutOfMemoryError(
-            f"out of memory ({first_line(error)}); lower data.batch_size and raise train.accumulate by the same "
-            "factor, or use precision=bf16"
-        )
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return DataError(
-            f"a loader process was killed ({first_line(error)}); the machine may have run out of memory: "
-            "lower data.num_workers"
-        )
-    return None
 
 
 def _result(

@@ -1,42 +1,47 @@
 """What may change between a run and its resumption.
 
-Owns: the list of config keys that decide shapes and data order. Must not: load state.
+Owns: the list of config keys that decide shapes and data order, and the wording of changes. Must not: load state.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mptrain.catalog import load_config
+from mptrain.config.problems import shown
 from mptrain.config.schema import RunConfig
 from mptrain.errors import CheckpointError, ConfigError
 
 _MUST_AGREE = ("seed", "model", "task", "data", "optimizer.name", "train.accumulate", "ema")
-_MAY_CHANGE_IN_DATA = ("eval_batch_size", "num_workers", "cache")
+_MAY_CHANGE = ("data.eval_batch_size", "data.num_workers", "data.cache", "train.stop_at_step", "plugins", "debug.plant")
+"""Keys that a run may change without becoming another: not worth a word (a drill says itself what it plants)."""
 
 
-def check_resumable(config: RunConfig, run_dir: Path) -> None:
-    """Raise ConfigError naming every key whose change would make the restored state meaningless."""
-    try:
-        before: dict[str, Any] = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{run_dir / 'config.yaml'}: cannot be read, so not resumed ({error})") from None
-    now = config.model_dump(mode="json")
-    problems = []
-    for key in _MUST_AGREE:
-        old, new = _value(before, key), _value(now, key)
-        if key == "data":
-            old, new = ({k: v for k, v in d.items() if k not in _MAY_CHANGE_IN_DATA} for d in (old, new))
-        if old != new:
-            problems.append(f"{key}: was {old}, is {new}: a run cannot be resumed across this change; start a new run")
-    if problems:
-        raise ConfigError(problems)
+def changes_on_resume(config: RunConfig, run_dir: Path) -> list[str]:
+    """Return what differs from the run's recorded config, worded, e.g. `optimizer.lr: was 0.1, is 0.01`.
+
+    Raises ConfigError naming every key whose change would make the restored state meaningless, and where the recorded
+    config is damaged; CheckpointError where there is none.
+    """
+    recorded = run_dir / "config.yaml"
+    if not recorded.is_file():
+        raise CheckpointError(f"--resume: {run_dir} is not a run directory (no config.yaml)")
+    before = dict(_leaves(load_config(recorded).config.model_dump(mode="json")))
+    now = dict(_leaves(config.model_dump(mode="json")))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in _MAY_CHANGE]
+    worded = {key: f"{key}: was {shown(before.get(key))}, is {shown(now.get(key))}" for key in changed}
+    refused = [text for key, text in worded.items() if any(f"{key}.".startswith(f"{fixed}.") for fixed in _MUST_AGREE)]
+    if refused:
+        raise ConfigError(f"{text}: a run cannot be resumed across this change; start a new run" for text in refused)
+    return list(worded.values())
 
 
-def _value(tree: dict[str, Any], dotted: str) -> Any:
-    value: Any = tree
-    for key in dotted.split("."):
-        value = value[key]
-    return value
+def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value); lists are values."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value

@@ -5,18 +5,20 @@ Owns: finding the checkpoint and what of it is the model. Must not: train.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mptrain import checkpoint as checkpoints
 from mptrain.catalog import load_config
 from mptrain.checkpoint import Checkpoint, CheckpointStore
-from mptrain.errors import CapabilityError, CheckpointError, ConfigError
+from mptrain.errors import CapabilityError, CheckpointError, ConfigError, first_line
 from mptrain.trainer.build import build_run
+from mptrain.trainer.endings import known_endings
 from mptrain.trainer.evaluate import evaluate
 from mptrain.trainer.run_dir import CHECKPOINTS
 
@@ -38,10 +40,13 @@ def find_checkpoint(run_dir: Path, *, best: bool) -> Checkpoint:
 def evaluate_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> dict[str, Any]:
     """Evaluate a run's checkpoint as training did (its average of weights where it kept one)."""
     found = find_checkpoint(run_dir, best=best)
-    run = build_run(load_config(run_dir / "config.yaml", overrides).config)
-    model = run.parts.model
-    model.load_state_dict(evaluated_weights(checkpoints.load(found.path, device=run.device)))
-    metrics = evaluate(model, run.parts.task, run.eval_batches, run.parts.policy, run.device)
+    config = load_config(run_dir / "config.yaml", overrides).config
+    with known_endings():
+        run = build_run(config)
+        model = run.parts.model
+        weights = evaluated_weights(checkpoints.load(found.path, device=run.device))
+        _load_weights(model, weights, found.path, changed=bool(overrides))
+        metrics = evaluate(model, run.parts.task, run.eval_batches, run.parts.policy, run.device)
     return {
         "checkpoint": found.path.name,
         "applied_steps": found.step,
@@ -55,6 +60,7 @@ def export_run(run_dir: Path, output: Path, dtype_name: str, *, best: bool) -> d
 
     Raises ConfigError where a weight does not fit the format, CapabilityError where the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     found = find_checkpoint(run_dir, best=best)
@@ -69,14 +75,28 @@ def export_run(run_dir: Path, output: Path, dtype_name: str, *, best: bool) -> d
             )
         tensors[name] = cast.contiguous()
     metadata = {"format": "pt", "dtype": dtype_name, "applied_steps": str(found.step)}
+    if os.path.isdir(output):
+        raise ConfigError(f"--output: {output} is a folder; name a file in it, e.g. {output / 'weights.safetensors'}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, output, metadata=metadata)
-    except OSError as error:
-        raise CapabilityError(f"cannot write {output}: {error}; choose another --output") from None
+    except (OSError, SafetensorError) as error:
+        raise CapabilityError(f"cannot write {output}: {first_line(error)}; choose another --output") from None
     return {"output": str(output), "checkpoint": found.path.name, "dtype": dtype_name, "tensors": len(tensors)}
 
 
 def evaluated_weights(parts: dict[str, Any]) -> dict[str, Tensor]:
     """Return the model's state with averaged weights in place where the run kept an average."""
     return {**parts["model"], **parts.get("ema", {})}
+
+
+def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, *, changed: bool) -> None:
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    saved = {name: tuple(value.shape) for name, value in weights.items()}
+    if own != saved:
+        name = next(name for name in {**saved, **own} if saved.get(name) != own.get(name))
+        problem = f"{path}: {name} is {saved.get(name, 'absent')}, in the model it is {own.get(name, 'absent')}"
+        if changed:
+            raise ConfigError(f"{problem}; leave out the override that changes the model or the data's shape")
+        raise CheckpointError(f"{problem}; it belongs to another run")
+    model.load_state_dict(weights)

@@ -171,7 +171,7 @@ def test_max_steps_then_resume_goes_on_with_the_same_schedule(here):
 def test_resume_across_another_model_is_refused(here, capsys):
     assert mptrain(["run", "small.yaml", "--run-id", "a", "--quiet"]) == 0
     assert mptrain(["run", "small.yaml", "model.hidden=[32]", "--resume", "runs/small/a", "--quiet"]) == 2
-    assert "model: was" in capsys.readouterr().err
+    assert "model.hidden: was [16], is [32]" in capsys.readouterr().err
 
 
 def test_an_existing_run_is_not_overwritten(here, capsys):

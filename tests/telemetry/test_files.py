@@ -143,7 +143,7 @@ def test_damage_within_the_file_is_named(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"\x00garbage\n" + path.read_bytes())
     before = path.read_bytes()
-    with pytest.raises(DataError, match=r"metrics\.jsonl:1: not a JSON line; remove it"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl:1: not a record of this file; remove the line"):
         files.trim_after(20, 20)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["metrics.jsonl"]

@@ -1,0 +1,54 @@
+"""Which foreign exceptions are an ending that a user can act on, and which are a bug.
+
+Owns: that mapping, for training and for every command that builds a model. Must not: catch what it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mptrain.errors import ConfigError, DataError, Interrupted, MptrainError, OutOfMemoryError, Preempted, first_line
+from mptrain.trainer.signals import StoppedBySignal
+
+_SMALLER_STEP = "lower data.batch_size and raise train.accumulate by the same factor, or use precision=bf16"
+_SMALLER_RUN = "use a smaller model or dataset, or a smaller data.batch_size"
+
+
+def ending_of(error: BaseException, *, training: bool) -> MptrainError | None:
+    """Return the error as an ending with an exit code, or None for a bug; `training`: everything had been built."""
+    if isinstance(error, MptrainError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted("interrupted")
+    if isinstance(error, StoppedBySignal):
+        return Preempted(f"stopped by {error} before the first step; nothing is lost, start it again")
+    text = str(error)
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if out_of_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
+        return OutOfMemoryError(f"out of memory ({first_line(error)}); {_SMALLER_STEP if training else _SMALLER_RUN}")
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return DataError(
+            f"a loader process was killed ({first_line(error)}); the machine may have run out of memory: "
+            "lower data.num_workers"
+        )
+    if isinstance(error, ValueError) and "Expected more than 1 value per channel" in text:
+        return ConfigError(
+            "data.batch_size: the model normalises over the batch, and a micro-batch had one sample; raise "
+            "data.batch_size, or set data.drop_last=true if it was the last of an epoch"
+        )
+    return None
+
+
+@contextmanager
+def known_endings() -> Iterator[None]:
+    """Turn what the body raises into the MptrainError it means; a bug passes as it is."""
+    try:
+        yield
+    except Exception as error:
+        ending = ending_of(error, training=False)
+        if ending is None or ending is error:
+            raise
+        raise ending from error
