@@ -78,7 +78,7 @@ class CheckpointStore:
         else:
             temporary.rename(target)
         _sync_folder(self.folder)
-        self._rotate()
+        self._rotate(applied_steps)
         return Checkpoint(target, manifest)
 
     def complete(self) -> list[Checkpoint]:
@@ -97,13 +97,14 @@ class CheckpointStore:
 
     def best(self) -> Checkpoint | None:
         """Return the checkpoint with the highest score, the newest of equals."""
-        scored = [c for c in self.complete() if c.score is not None]
-        return max(scored, key=lambda c: (c.score, c.step), default=None)
+        return _best_of(self.complete())
 
-    def _rotate(self) -> None:
+    def _rotate(self, newest: int) -> None:
+        """Remove what is not kept; later steps than the newest are of a future left by resuming before them."""
         complete = self.complete()
-        kept = {c.path for c in complete[-self._keep_last :]}
-        if self._keep_best and (best := self.best()):
+        past = [c for c in complete if c.step <= newest]
+        kept = {c.path for c in past[-self._keep_last :]}
+        if self._keep_best and (best := _best_of(past)):
             kept.add(best.path)
         for checkpoint in complete:
             if checkpoint.path not in kept:
@@ -114,6 +115,11 @@ class CheckpointStore:
     def _remove_leftovers(self) -> None:
         for leftover in self.folder.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _best_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:
+    scored = [c for c in checkpoints if c.score is not None]
+    return max(scored, key=lambda c: (c.score, c.step), default=None)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -40,6 +40,17 @@ def test_saving_the_same_step_again_replaces_it(tmp_path):
     assert checkpoints.load(store.latest().path)["model"]["w"][0] == 3.0
 
 
+def test_a_run_resumed_from_an_earlier_step_keeps_its_new_checkpoints(tmp_path):
+    store = CheckpointStore(tmp_path, keep_last=2, keep_best=True)
+    for step, score in ((10, 0.3), (20, 0.4), (30, 0.9)):
+        save(store, step, score)
+    save(store, 15, 0.1)  # resumed at 10: what followed it then is another future
+    assert store.latest().step == 15
+    assert [c.step for c in store.complete()] == [15]
+    save(store, 25, 0.2)
+    assert [c.step for c in store.complete()] == [15, 25]
+
+
 def test_a_folder_without_manifest_is_not_a_checkpoint(tmp_path):
     store = CheckpointStore(tmp_path)
     save(store, 5)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mptrain.errors import CheckpointError
 from mptrain.interfaces import SkippingOptimizer
 
 _FUSED_ON = {"SGD": {"cpu", "cuda"}, "Adam": {"cpu", "cuda"}, "AdamW": {"cpu", "cuda"}, "Adagrad": {"cpu"}}
@@ -23,7 +24,7 @@ def decay_groups(model: nn.Module, weight_decay: float, *, decay_norm_and_bias: 
     Without decay: parameters with fewer than two dimensions, i.e. biases and the weights of norms.
     """
     params = [p for p in model.parameters() if p.requires_grad]
-    if decay_norm_and_bias or weight_decay == 0.0:
+    if decay_norm_and_bias:
         return [{"params": params, "weight_decay": weight_decay}]
     groups = [
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
@@ -46,6 +47,22 @@ def build_optimizer(
             _zero_momentum(optimizer)
         return cast(SkippingOptimizer, optimizer)
     return HostSteppedOptimizer(cls(groups, lr=float(lr), **arguments), lr)
+
+
+def restore_optimizer(optimizer: SkippingOptimizer, state: dict[str, Any]) -> None:
+    """Load a saved state; settings (rate, decay, betas) stay those the optimizer was built with.
+
+    Raises CheckpointError where the state is of other parameters.
+    """
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    if [len(g["params"]) for g in optimizer.param_groups] != [len(g["params"]) for g in state["param_groups"]]:
+        raise CheckpointError(
+            "optimizer: the checkpoint groups its parameters otherwise; keep the model and "
+            "optimizer.decay_norm_and_bias as they were, or start a new run"
+        )
+    optimizer.load_state_dict(state)
+    for group, configured in zip(optimizer.param_groups, settings, strict=True):
+        group.update(configured)
 
 
 def _zero_momentum(optimizer: torch.optim.Optimizer) -> None:
@@ -83,4 +100,7 @@ class HostSteppedOptimizer:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the wrapped optimizer's state."""
         self._optimizer.load_state_dict(state_dict)
+        for entries in self._optimizer.state.values():
+            if isinstance(entries.get("step"), Tensor):
+                entries["step"] = entries["step"].cpu()  # as torch makes it; on a GPU each step would read each one
         self.param_groups = self._optimizer.param_groups

@@ -22,9 +22,11 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, config: EmaConfig, device: torch.device) -> None:
-        trainable = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-        self._names = list(trainable)
-        self._live = list(trainable.values())
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        index = {p: position for position, p in enumerate(trainable)}
+        # Tied weights have several names, as in the model's own state.
+        self._names = {name: index[p] for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+        self._live = [p.detach() for p in trainable]
         self._shadow = [p.clone() for p in self._live]
         self._share = 1.0 - config.decay
         self._warmup = config.warmup
@@ -50,8 +52,9 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights by parameter name."""
-        return dict(zip(self._names, self._shadow, strict=True))
+        return {name: self._shadow[position] for name, position in self._names.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved average."""
-        torch._foreach_copy_(self._shadow, [state[name] for name in self._names])
+        for name, position in self._names.items():
+            self._shadow[position].copy_(state[name])

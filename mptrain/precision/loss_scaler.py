@@ -87,13 +87,10 @@ class LossScaler:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
-        return {"kind": self.kind, "scale": self._scale.clone()}
+        return {"kind": self.kind}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state of the same kind."""
-        self._scale.copy_(state["scale"])
-        self._inverse.copy_(self._scale.double().reciprocal())
-        self.outcome.loss_scale.copy_(self._scale)
+        """Take over a saved state of the same kind: nothing, since the config decides a constant scale."""
 
     def _set_skipped(self, value: Tensor, *, accumulate: bool) -> None:
         # x - x is 0 for finite x and NaN otherwise: two kernels where isfinite takes four.
@@ -137,7 +134,8 @@ class DynamicLossScaler(LossScaler):
             overflow = self._spend_hysteresis(hold)
         torch._amp_update_scale_(scale, tracker, overflow, c.growth_factor, c.backoff_factor, c.growth_interval)
         if c.hysteresis > 1:
-            self._hysteresis_left.masked_fill_(scale > old_scale, c.hysteresis)
+            grown = (scale > old_scale).logical_and_(self.outcome.skipped == 0)
+            self._hysteresis_left.masked_fill_(grown, c.hysteresis)
             # A tolerated overflow keeps the scale but still ends the run of good steps.
             tolerated = self.outcome.skipped.bool().logical_and_(overflow == 0)
             torch.where(tolerated, old_scale, scale, out=scale)
@@ -149,13 +147,14 @@ class DynamicLossScaler(LossScaler):
     def state_dict(self) -> dict[str, Any]:
         """Return scale, growth tracker and the hysteresis left."""
         return super().state_dict() | {
+            "scale": self._scale.clone(),
             "growth_tracker": self._growth_tracker.clone(),
             "hysteresis_left": self._hysteresis_left.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved state of the same kind."""
-        super().load_state_dict(state)
+        self._scale.copy_(state["scale"])
         self._growth_tracker.copy_(state["growth_tracker"])
         self._hysteresis_left.copy_(state["hysteresis_left"])
 

@@ -57,10 +57,7 @@ class CudaAttemptLog(AttemptLog):
         self._slot = 0
         self._filled = 0
         self._in_flight: deque[tuple[int, int, torch.cuda.Event]] = deque()
-        self._anchor = torch.cuda.Event(enable_timing=True)
-        self._anchor.record()
-        self._anchor.synchronize()
-        self._anchor_at = time.perf_counter()
+        self._set_anchor()
 
     def record(self, values: Tensor) -> None:
         """Copy this attempt's vector into the ring; one small device-to-device copy."""
@@ -83,9 +80,15 @@ class CudaAttemptLog(AttemptLog):
         while self._in_flight:
             self._in_flight[0][2].synchronize()
             done.append(self._take_oldest())
-        # Device and host clocks drift apart; here the device is idle, so both can be read at once.
-        self._anchor_at = time.perf_counter()
+        self._set_anchor()
         return done
+
+    def _set_anchor(self) -> None:
+        """Read both clocks at one moment, the device being idle: they drift apart."""
+        self._anchor = torch.cuda.Event(enable_timing=True)
+        self._anchor.record()
+        self._anchor.synchronize()
+        self._anchor_at = time.perf_counter()
 
     def _send(self) -> None:
         self._pinned[self._slot].copy_(self._device_rows[self._slot], non_blocking=True)

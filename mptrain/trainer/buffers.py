@@ -17,23 +17,24 @@ class BufferGuard:
     """Keeps the persistent buffers of `model`; they become views into flat storage."""
 
     def __init__(self, model: nn.Module) -> None:
-        owners: dict[torch.dtype, list[tuple[nn.Module, str, Tensor]]] = {}
+        owners: dict[Tensor, list[tuple[nn.Module, str]]] = {}  # a buffer may be shared by several modules
         for module in model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 if name not in module._non_persistent_buffers_set:
-                    owners.setdefault(buffer.dtype, []).append((module, name, buffer))
+                    owners.setdefault(buffer, []).append((module, name))
         self._flat: list[Tensor] = []
         self._kept: list[Tensor] = []
         self._views: list[tuple[nn.Module, str, Tensor]] = []
-        for group in owners.values():
-            flat = torch.cat([buffer.reshape(-1) for _, _, buffer in group])
+        for dtype in dict.fromkeys(buffer.dtype for buffer in owners):
+            group = [buffer for buffer in owners if buffer.dtype is dtype]
+            flat = torch.cat([buffer.reshape(-1) for buffer in group])
             self._flat.append(flat)
             self._kept.append(flat.clone())
-            pieces = flat.split([buffer.numel() for _, _, buffer in group])
-            for (module, name, buffer), piece in zip(group, pieces, strict=True):
+            for buffer, piece in zip(group, flat.split([buffer.numel() for buffer in group]), strict=True):
                 view = piece.view(buffer.shape)
-                module._buffers[name] = view
-                self._views.append((module, name, view))
+                for module, name in owners[buffer]:
+                    module._buffers[name] = view
+                    self._views.append((module, name, view))
 
     def keep(self) -> None:
         """Remember the buffers as they are."""

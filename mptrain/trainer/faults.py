@@ -74,7 +74,7 @@ class PlantedFaults(NoFaults):
         """Put one infinity into the first gradient."""
         if "inf_grad" in self._now:
             gradient = next(p.grad for p in params if p.grad is not None)
-            gradient.view(-1)[0] = float("inf")
+            gradient[(0,) * gradient.dim()] = float("inf")
 
 
 def make_faults(config: DebugConfig) -> NoFaults:

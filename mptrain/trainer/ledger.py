@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from mptrain.config.schema import TrainConfig
 from mptrain.errors import DivergedError
@@ -83,13 +84,14 @@ class Ledger:
         closed, self.window = self.window, Window()
         return closed
 
-    def state_dict(self) -> dict[str, int | None]:
-        """Return the counts."""
-        return asdict(self.counts)
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts, the window begun, and the last scale: its next change is an event."""
+        return {"counts": asdict(self.counts), "window": asdict(self.window), "loss_scale": self.last.loss_scale}
 
-    def load_state_dict(self, state: dict[str, int | None]) -> None:
-        """Take over saved counts."""
-        self.counts = Counts(**state)  # type: ignore[arg-type]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved state."""
+        self.counts, self.window = Counts(**state["counts"]), Window(**state["window"])
+        self.last = self.last._replace(loss_scale=state["loss_scale"])
 
     def _give_up_if_hopeless(self) -> None:
         counts, config = self.counts, self._config

@@ -64,7 +64,9 @@ class TrainStep:
             if len(window) > 1:
                 loss = loss * (len(batch.inputs) / total)  # this micro-batch's true share, also in a short last window
             outcome.loss.copy_(loss.detach()) if index == 0 else outcome.loss.add_(loss.detach())
+            self._require_connection(loss.requires_grad)
             scaler.scale(loss).backward()
+        self._require_connection(any(param.grad is not None for param in self._params))
         parts.faults.on_gradients(self._params)
 
         scaler.unscale_()
@@ -79,9 +81,8 @@ class TrainStep:
             parts.average.update(parts.applied.count, outcome.skipped)
         scaler.update()
 
-    def check_gradients_arrive(self) -> None:
-        """Raise ConfigError where the last backward reached no trainable parameter."""
-        if all(p.grad is None for p in self._params):
+    def _require_connection(self, connected: bool) -> None:
+        if not connected:
             raise ConfigError(
                 f"loss is not connected to any of the {len(self._params)} trainable parameters; "
                 "check the task's loss for detach() or a tensor built anew"

@@ -14,18 +14,20 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from mptrain.checkpoint import CheckpointStore
-from mptrain.errors import Preempted
+from mptrain.errors import ConfigError, DivergedError, Preempted
 from mptrain.interfaces import Batch
+from mptrain.optim.build import restore_optimizer
 from mptrain.precision.outcome import Outcome
 from mptrain.telemetry.attempt_log import Completed, make_attempt_log
 from mptrain.telemetry.records import Evaluation, Event, Progress, Reporter
 from mptrain.telemetry.throughput import ThroughputMeter, WindowSpeed
+from mptrain.trainer.best import Best
 from mptrain.trainer.build import Run
 from mptrain.trainer.evaluate import evaluate
 from mptrain.trainer.ledger import Ledger
@@ -44,15 +46,6 @@ class Position:
 
     epoch: int = 0
     micro_batch: int = 0
-
-
-@dataclass
-class Best:
-    """The best evaluation so far."""
-
-    value: float = math.nan
-    applied_steps: int = 0
-    without_improvement: int = 0
 
 
 class Trainer:
@@ -77,6 +70,7 @@ class Trainer:
         self._samples_in_flight: deque[int] = deque()
         self._launched = 0
         self._evaluated_at = self._saved_at = -1
+        self._saved: tuple[int, float | None] | None = None
         self._data_wait = 0.0
         self._began = self._shown = time.perf_counter()
         self._speed: WindowSpeed | None = None
@@ -97,6 +91,7 @@ class Trainer:
             self.meter.restart(self._began)
             while not self._is_finished():
                 self._epoch()
+            self._settle()
             self._close_log_window()
             if self._evaluated_at != self.ledger.counts.applied:
                 self._evaluate()
@@ -118,10 +113,6 @@ class Trainer:
             if self._after_attempt():
                 return
         self.position = Position(self.position.epoch + 1, 0)
-        if train.eval_every_epochs and self.position.epoch % train.eval_every_epochs == 0:
-            self._settle()
-            if self._evaluated_at != self.ledger.counts.applied:
-                self._evaluate()
 
     def _attempt(self, window: list[Batch]) -> None:
         self._launched += 1
@@ -132,23 +123,25 @@ class Trainer:
         self._step(window)
         self._log.record(self.run.parts.scaler.outcome.values)
         self.position.micro_batch += len(window)
-        if self._launched == 1:
-            self._step.check_gradients_arrive()
-        if self.meter.warmup_left and self._launched <= self.meter.warmup_left:
+        if self.meter.warmup_left:
             self._settle()
 
     def _after_attempt(self) -> bool:
-        """Take in what the device has finished, act on what is due; return whether the epoch must end here."""
-        config = self.run.config
+        """Take in what the device has finished, act on what is due; return whether the run is finished.
+
+        Evaluation comes before saving, so that a checkpoint knows its score and a resumed run evaluates nothing twice.
+        """
         if completed := self._log.completed():
             self._take_in(completed)
-        if self._is_due(config.train.eval_every_steps, self._evaluated_at):
+        if self._evaluation_is_due():
             self._evaluate()
-        if self._is_due(config.checkpoint.every, self._saved_at):
+        if self._is_finished():
+            return True
+        if self._is_due(self.run.config.checkpoint.every, self._saved_at):
             self._save()
         if self._stop.requested:
             self._preempt(self._stop.requested)
-        return self._is_finished()
+        return False
 
     def _is_finished(self) -> bool:
         if self._stop_early:
@@ -157,6 +150,19 @@ class Trainer:
             return False
         self._settle()
         return self.ledger.counts.applied >= self.target
+
+    def _evaluation_is_due(self) -> bool:
+        train = self.run.config.train
+        if self._is_due(train.eval_every_steps, self._evaluated_at):
+            return True
+        epochs = self._finished_epochs()
+        if train.eval_every_epochs is None or epochs == self.position.epoch or epochs % train.eval_every_epochs:
+            return False
+        self._settle()
+        return self._evaluated_at != self.ledger.counts.applied
+
+    def _finished_epochs(self) -> int:
+        return self.position.epoch + (self.position.micro_batch == len(self.run.train_loader))
 
     def _is_due(self, every: int | None, last: int) -> bool:
         if every is None or self._optimistic_applied() % every:
@@ -199,10 +205,9 @@ class Trainer:
         self._data_wait = 0.0
 
     def _close_log_window(self) -> None:
-        self._settle()
         window = self.ledger.close_window()
         if window.losses:
-            self.train_loss = math.fsum(window.losses) / len(window.losses)
+            self.train_loss = sum(window.losses) / len(window.losses)
             self.reporter.window(self._progress(self.train_loss))
 
     def _progress(self, loss: float) -> Progress:
@@ -237,18 +242,24 @@ class Trainer:
             yield window
 
     def _evaluate(self) -> None:
-        self._pause_clock()
+        self._pause()
         run, parts = self.run, self.run.parts
         began = time.perf_counter()
         with parts.average.in_place_of_weights() if parts.average else nullcontext():
             self.metrics = evaluate(parts.model, parts.task, run.eval_batches, parts.policy, run.device)
         applied = self.ledger.counts.applied
         self._evaluated_at = applied
-        improved = self._is_improvement(self.metrics[parts.task.main_metric], applied)
+        early = run.config.train.early_stop
+        improved = self.best.consider(
+            self.metrics[parts.task.main_metric],
+            applied,
+            higher_is_better=parts.task.higher_is_better,
+            min_delta=early.min_delta if early else 0.0,
+        )
         self.reporter.evaluated(
             Evaluation(
                 applied_steps=applied,
-                epoch=self.position.epoch,
+                epoch=self._finished_epochs(),
                 metrics=dict(self.metrics),
                 main_metric=parts.task.main_metric,
                 improved=improved,
@@ -257,37 +268,26 @@ class Trainer:
         )
         if improved and run.config.checkpoint.best:
             self._save()
-        early = run.config.train.early_stop
-        if early and self.best.without_improvement >= early.patience:
-            self._stop_early = True
+        self._stop_early = self._patience_is_spent()
+        if early and self._stop_early:
             self._event("early_stop", f"no improvement in {early.patience} evaluations: stopping", {})
         self.meter.restart(time.perf_counter())
 
-    def _is_improvement(self, value: float, applied: int) -> bool:
+    def _patience_is_spent(self) -> bool:
         early = self.run.config.train.early_stop
-        min_delta = early.min_delta if early else 0.0
-        gain = value - self.best.value if self.run.parts.task.higher_is_better else self.best.value - value
-        if math.isnan(self.best.value) or gain > min_delta:
-            self.best = Best(value, applied)
-            return True
-        self.best.without_improvement += 1
-        return False
+        return early is not None and self.best.without_improvement >= early.patience
 
     def _save(self) -> None:
         if self.store is None:
             return
-        self._pause_clock()
-        applied = self.ledger.counts.applied
-        if applied != self._saved_at:
-            self._saved_at = applied
-            if self._weights_are_finite():
-                counts = self.ledger.counts
-                checkpoint = self.store.save(
-                    self.state(), applied_steps=applied, attempted_steps=counts.attempted, score=self._score()
-                )
-                self._event("checkpoint", f"saved {checkpoint.path.name}", {"path": checkpoint.path.name})
-            else:
-                self._event("warning", "weights are not finite: not saved", {})
+        self._pause()
+        counts, score = self.ledger.counts, self._score()
+        if self._saved != (counts.attempted, score):
+            self._saved, self._saved_at = (counts.attempted, score), counts.applied
+            checkpoint = self.store.save(
+                self.state(), applied_steps=counts.applied, attempted_steps=counts.attempted, score=score
+            )
+            self._event("checkpoint", f"saved {checkpoint.path.name}", {"path": checkpoint.path.name})
         self.meter.restart(time.perf_counter())
 
     def _score(self) -> float | None:
@@ -298,15 +298,18 @@ class Trainer:
         value = self.metrics[task.main_metric]
         return (value if task.higher_is_better else -value) if math.isfinite(value) else None
 
-    def _weights_are_finite(self) -> bool:
-        norms = torch._foreach_norm([p.detach() for p in self.run.parts.model.parameters()])
-        return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
-
-    def _pause_clock(self) -> None:
+    def _pause(self) -> None:
+        """Wait for the device and stop the clock; weights that are not finite are neither evaluated nor saved."""
         self._settle()
         self._mark_speed(time.perf_counter())
+        if not torch.stack([p.detach().isfinite().all() for p in self.run.parts.model.parameters()]).all():
+            raise DivergedError(
+                f"weights are not finite after {self.ledger.counts.applied} applied steps: the gradients were, the "
+                "update overflowed; lower optimizer.lr. The last checkpoint stands"
+            )
 
     def _preempt(self, signal_name: str) -> None:
+        self._settle()
         self._close_log_window()
         self._event("preempted", f"{signal_name}: stopping after this step", {"signal": signal_name})
         self._save()
@@ -329,8 +332,9 @@ class Trainer:
             "optimizer": parts.optimizer.state_dict(),
             "trainer": {
                 "position": [self.position.epoch, self.position.micro_batch],
-                "counts": self.ledger.state_dict(),
-                "best": [self.best.value, self.best.applied_steps, self.best.without_improvement],
+                "ledger": self.ledger.state_dict(),
+                "best": asdict(self.best),
+                "train_loss": self.train_loss,
                 "metrics": dict(self.metrics),
                 "evaluated_at": self._evaluated_at,
                 "scaler": parts.scaler.state_dict(),
@@ -343,28 +347,42 @@ class Trainer:
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; a scaler of another kind starts afresh, which is reported."""
+        """Continue from `state`; a scaler of another kind starts afresh, which is reported.
+
+        Raises ConfigError where the run is now shorter than what it has done.
+        """
         parts, saved = self.run.parts, state["trainer"]
+        self.ledger.load_state_dict(saved["ledger"])
+        counts = self.ledger.counts
+        if counts.applied > self.run.total_steps:
+            raise ConfigError(
+                f"train: {self.run.total_steps} steps asked for, {counts.applied} are done already; raise "
+                "train.max_steps or train.epochs, or stop a longer run with train.stop_at_step"
+            )
         parts.model.load_state_dict(state["model"])
-        parts.optimizer.load_state_dict(state["optimizer"])
-        for group in parts.optimizer.param_groups:
-            group["lr"] = parts.applied.lr  # loading replaced the shared tensor by a copy
+        restore_optimizer(parts.optimizer, state["optimizer"])
         if parts.average:
             parts.average.load_state_dict(state["ema"])
+        parts.applied.set(counts.applied)
         self.position = Position(*saved["position"])
-        self.best = Best(*saved["best"])
-        self.metrics = dict(saved["metrics"])
-        self._evaluated_at = saved["evaluated_at"]
-        self.ledger.load_state_dict(saved["counts"])
-        self._launched = self.ledger.counts.attempted
-        self._saved_at = self.ledger.counts.applied
-        parts.applied.set(self.ledger.counts.applied)
+        self.best = Best(**saved["best"])
+        self.train_loss, self.metrics = saved["train_loss"], dict(saved["metrics"])
+        self._evaluated_at, self._saved_at = saved["evaluated_at"], counts.applied
+        self._saved = (counts.attempted, self._score())
+        self._launched = counts.attempted
+        self._stop_early = self._patience_is_spent()
         restore_random_state(saved["random"], self.run.device)
-        if saved["precision"] != self.run.in_force.mode:
-            self._event("precision_change", f"precision changed {saved['precision']} -> {self.run.in_force.mode}", {})
-        if saved["scaler"]["kind"] == parts.scaler.kind and saved["precision"] == self.run.in_force.mode:
-            parts.scaler.load_state_dict(saved["scaler"])
-        self._event("resume", f"resumed after {self.ledger.counts.applied} applied steps", {})
+        self._restore_scaler(saved["scaler"], saved["precision"])
+        self._event("resume", f"resumed after {counts.applied} applied steps", {})
+
+    def _restore_scaler(self, saved: dict[str, Any], saved_mode: str) -> None:
+        scaler, mode = self.run.parts.scaler, self.run.in_force.mode
+        if saved_mode != mode:
+            self._event("precision_change", f"precision changed {saved_mode} -> {mode}", {})
+        elif saved["kind"] != scaler.kind:
+            self._event("precision_change", f"loss scaling changed {saved['kind']} -> {scaler.kind}", {})
+        else:
+            scaler.load_state_dict(saved)
 
 
 def _windows(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from mptrain.config.schema import EmaConfig
-from mptrain.errors import ConfigError
+from mptrain.errors import CheckpointError, ConfigError
 from mptrain.optim import schedules
-from mptrain.optim.build import decay_groups
+from mptrain.optim.build import build_optimizer, decay_groups, restore_optimizer
 from mptrain.optim.ema import WeightAverage
 from mptrain.optim.progress import AppliedSteps
 
@@ -98,3 +98,62 @@ def test_weights_come_back_after_evaluation():
     with average.in_place_of_weights():
         assert torch.equal(model.weight, first)
     assert torch.equal(model.weight, live)
+
+
+def test_tied_weights_have_their_average_under_every_name():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[1].weight = model[0].weight
+    average = WeightAverage(model, EmaConfig(decay=0.5, warmup=False), CPU)
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+    average.update(torch.tensor(1), torch.tensor(0.0))
+    state = average.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    evaluated = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    evaluated[1].weight = evaluated[0].weight
+    evaluated.load_state_dict({**model.state_dict(), **state})
+    with average.in_place_of_weights():
+        assert torch.equal(evaluated[0].weight, model[0].weight)
+    other = WeightAverage(model, EmaConfig(decay=0.5), CPU)
+    other.load_state_dict(state)
+    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["AdamW", "NAdam"])
+def test_settings_stay_the_config_s_when_a_state_is_restored(name):
+    def built(decay, lr):
+        param = nn.Parameter(torch.ones(2, 2))
+        rate = torch.tensor(lr, dtype=torch.float64)
+        return build_optimizer(name, [{"params": [param], "weight_decay": decay}], rate, {}), param, rate
+
+    before, param, _ = built(0.1, 0.5)
+    before.found_inf = torch.tensor(0.0)
+    param.grad = torch.ones(2, 2)
+    before.step()
+    after, param, rate = built(0.2, 0.25)
+    restore_optimizer(after, before.state_dict())
+    assert after.param_groups[0]["weight_decay"] == 0.2
+    assert float(after.param_groups[0]["lr"]) == 0.25
+    first, second = (o.state_dict()["state"][0]["exp_avg"] for o in (before, after))
+    assert first.all()
+    assert torch.equal(first, second)
+    after.found_inf = torch.tensor(0.0)
+    param.grad = torch.zeros(2, 2)
+    rate.fill_(0.0)
+    after.step()
+    assert torch.equal(param, torch.ones(2, 2))  # the rate is still the shared tensor
+
+
+def test_a_state_of_other_groups_is_refused_with_the_remedy():
+    model = nn.Linear(2, 2)
+    one, two = (
+        build_optimizer("SGD", decay_groups(model, 0.1, decay_norm_and_bias=both), torch.tensor(0.1), {"momentum": 0.0})
+        for both in (True, False)
+    )
+    with pytest.raises(CheckpointError, match=r"keep .*optimizer\.decay_norm_and_bias"):
+        restore_optimizer(two, one.state_dict())
+
+
+def test_groups_do_not_depend_on_the_amount_of_decay():
+    model = nn.Linear(2, 2)
+    assert len(decay_groups(model, 0.0, decay_norm_and_bias=False)) == 2

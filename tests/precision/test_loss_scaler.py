@@ -132,6 +132,23 @@ def test_hysteresis_spends_overflows_and_refills_on_growth():
     assert seen == [64, 64, 32, 16, 16, 32, 32, 32, 16]
 
 
+@pytest.mark.parametrize("fault", ["tolerated overflow", "nonfinite loss"])
+def test_hysteresis_is_not_refilled_by_a_skip_where_the_scale_would_have_grown(fault):
+    model = small_model()
+    scaler, optimizer = dynamic(model, init_scale=64.0, hysteresis=3, growth_interval=2)
+    inputs = torch.ones(2, 8)
+    one_step(model, scaler, optimizer, inputs, spoil_gradient=True)  # two overflows left
+    one_step(model, scaler, optimizer, inputs)  # one good step: the next would make the scale grow
+    if fault == "nonfinite loss":
+        one_step(model, scaler, optimizer, inputs, loss_factor=math.nan)
+        one_step(model, scaler, optimizer, inputs, spoil_gradient=True)
+    else:
+        one_step(model, scaler, optimizer, inputs, spoil_gradient=True)
+    assert scaler.current_scale() == 64.0
+    one_step(model, scaler, optimizer, inputs, spoil_gradient=True)
+    assert scaler.current_scale() == 32.0
+
+
 def test_infinite_norm_of_finite_gradients_skips():
     model = nn.Linear(4, 4, bias=False)
     scaler = LossScaler(1.0, model.parameters(), CPU)
@@ -179,6 +196,16 @@ def test_state_round_trip():
     assert {k: v for k, v in other.state_dict().items() if k != "kind"} == {
         k: v for k, v in scaler.state_dict().items() if k != "kind"
     }
+
+
+def test_a_constant_scale_is_the_config_s_whatever_was_saved():
+    model = small_model()
+    scaler = LossScaler(1.0, model.parameters(), CPU)
+    scaler.load_state_dict(LossScaler(1024.0, small_model().parameters(), CPU).state_dict())
+    model(torch.ones(3, 8)).sum().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    scaler.unscale_()
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), expected, strict=True))
 
 
 def test_clip_value_bounds_every_element():

@@ -5,7 +5,7 @@ import torch
 
 from mptrain import checkpoint as checkpoints
 from mptrain.checkpoint import CheckpointStore
-from mptrain.errors import Preempted
+from mptrain.errors import ConfigError, Preempted
 from tests.trainer.runs import Recorder, build, fitted, merged, same, trainer, weights
 
 VARIED = {
@@ -93,3 +93,83 @@ def test_saved_tensors_are_fp32_and_keys_are_plain(tmp_path):
     assert {v.dtype for v in saved["model"].values() if v.is_floating_point()} == {torch.float32}
     assert all(v.untyped_storage().nbytes() == v.nbytes for v in saved["model"].values())
     assert isinstance(made.reporter, Recorder)
+
+
+def resumed_from(store, changes):
+    made = trainer(changes, store)
+    made.restore(checkpoints.load(store.latest().path))
+    return made
+
+
+def test_a_save_in_mid_window_and_right_after_an_overflow_loses_no_record(tmp_path):
+    changes = merged(
+        VARIED,
+        {
+            "precision": {"mode": "fp16", "loss_scale": {"hysteresis": 2, "growth_interval": 3}},
+            "log": {"every": 10},
+            "debug": {"plant": [{"what": "inf_grad", "at": at} for at in (6, 7, 13)]},
+        },
+    )
+    whole = fitted(changes)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    cut = trainer(changes, store)
+    inner = cut._attempt
+
+    def attempt(window):
+        if cut._launched == 7:
+            cut._save()
+            raise KeyboardInterrupt
+        inner(window)
+
+    cut._attempt = attempt
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit()
+    resumed = resumed_from(store, changes)
+    resumed.fit()
+
+    def told_after_the_cut(made):
+        of_steps = ("overflow", "scale_change", "planted")
+        return [
+            (e.attempted_step, e.message) for e in made.reporter.events if e.attempted_step > 7 and e.kind in of_steps
+        ]
+
+    assert told_after_the_cut(resumed) == told_after_the_cut(whole)
+    assert told_after_the_cut(whole)[0] == (8, "loss scale 131072 -> 65536")
+    expected = [(w.attempted_steps, w.loss) for w in whole.reporter.windows]
+    assert [(w.attempted_steps, w.loss) for w in resumed.reporter.windows] == expected
+    assert same(weights(whole.run), weights(resumed.run))
+
+
+def test_a_finished_run_resumed_keeps_its_figures(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    whole = fitted(VARIED, store)
+    resumed = resumed_from(store, VARIED)
+    resumed.fit()
+    assert (resumed.train_loss, resumed.metrics, resumed.best) == (whole.train_loss, whole.metrics, whole.best)
+    assert resumed.reporter.evaluations == []
+
+
+def test_a_run_made_shorter_than_what_it_has_done_is_refused(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    fitted({"train": {"max_steps": 9}}, store)
+    with pytest.raises(ConfigError, match=r"train: 5 steps asked for, 9 are done already; raise train\.max_steps"):
+        resumed_from(store, {"train": {"max_steps": 5}})
+
+
+@pytest.mark.parametrize("scales", [("static", "none"), ("none", "static"), ("dynamic", "static")])
+def test_another_loss_scale_is_the_one_now_asked_for(scales, tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    before, now = ({"precision": {"loss_scale": {"kind": k, "init_scale": 1024.0}}} for k in scales)
+    fitted({**before, "train": {"max_steps": 5}}, store)
+    resumed = resumed_from(store, now)
+    resumed.fit()
+    assert resumed.final_loss_scale() == (None if scales[1] == "none" else 1024.0)
+    # In FP32 a power of two changes no bit, so every kind of scaling must end with the same weights.
+    assert same(weights(fitted().run), weights(resumed.run))
+
+
+def test_an_evaluation_on_the_way_changes_nothing():
+    quiet = fitted(VARIED)
+    watched = fitted(merged(VARIED, {"train": {"eval_every_steps": 1}}))
+    assert same(weights(quiet.run), weights(watched.run))
+    assert len(watched.reporter.evaluations) == 30

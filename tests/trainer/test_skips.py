@@ -1,12 +1,17 @@
 """A step whose loss or gradients are not finite changes nothing, in every precision; and when to give up."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from mptrain.errors import DivergedError
-from tests.trainer.runs import fitted, same, trainer, weights
+from mptrain.errors import ConfigError, DivergedError
+from mptrain.trainer.buffers import BufferGuard
+from mptrain.trainer.faults import PlantedFaults
+from mptrain.trainer.trainer import Trainer
+from tests.trainer.runs import Recorder, build, fitted, same, trainer, weights
 
 
 def plant(*faults):
@@ -140,3 +145,74 @@ def test_fp16_of_a_real_overflow_finds_its_scale():
     assert made.final_loss_scale() < 2.0**24
     assert made.ledger.counts.applied == 40
     assert all(value.isfinite().all() for value in weights(made.run))
+
+
+def test_a_buffer_shared_by_two_modules_stays_shared_and_is_given_back():
+    first, second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    second.running_mean = first.running_mean
+    model = nn.Sequential(first, second)
+    guard = BufferGuard(model)
+    assert first.running_mean is second.running_mean
+    guard.keep()
+    model(torch.randn(4, 3))
+    assert first.running_mean.any()
+    guard.give_back_if(torch.tensor(1.0))
+    assert not first.running_mean.any()
+    assert first.num_batches_tracked == second.num_batches_tracked == 0
+
+
+class Replacing(nn.Module):
+    """Assigns its buffer instead of writing in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(2, dtype=torch.int64))
+
+    def forward(self, inputs):
+        self.seen = self.seen + 1
+        return inputs
+
+
+@pytest.mark.parametrize("skipped", [0.0, 1.0])
+def test_a_buffer_that_is_replaced_is_given_back_only_on_a_skip(skipped):
+    model = nn.Sequential(Replacing(), nn.Linear(2, 2))
+    guard = BufferGuard(model)
+    for _ in range(2):
+        guard.keep()
+        model(torch.ones(1, 2))
+        guard.give_back_if(torch.tensor(skipped))
+    assert model[0].seen.tolist() == ([0, 0] if skipped else [2, 2])
+
+
+def test_a_model_without_buffers_has_nothing_to_keep():
+    guard = BufferGuard(nn.Linear(2, 2))
+    guard.keep()
+    guard.give_back_if(torch.tensor(1.0))
+
+
+def test_an_infinity_can_be_planted_in_channels_last_gradients():
+    param = nn.Parameter(torch.ones(2, 3, 2, 2).to(memory_format=torch.channels_last))
+    param.sum().backward()
+    faults = PlantedFaults([("inf_grad", 1)])
+    faults.begin(1)
+    faults.on_gradients([param])
+    assert param.grad.isinf().sum() == 1
+
+
+class DetachedTask:
+    main_metric, higher_is_better = "accuracy", True
+
+    def __init__(self, rebuilt):
+        self._rebuilt = rebuilt
+
+    def loss(self, model, batch):
+        value = model(batch.inputs).detach().float().mean()
+        return value.clone().requires_grad_() if self._rebuilt else value
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_detached_loss_has_a_human_message(rebuilt):
+    run = build({"train": {"clip_norm": 1.0}})
+    run = replace(run, parts=replace(run.parts, task=DetachedTask(rebuilt)))
+    with pytest.raises(ConfigError, match="loss is not connected to any of the 4 trainable parameters"):
+        Trainer(run, Recorder()).fit()
