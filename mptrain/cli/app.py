@@ -7,6 +7,7 @@ hold a command's logic; command modules import what is heavy inside their functi
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -18,10 +19,12 @@ import typer
 from mptrain import __version__
 from mptrain.cli import config_commands, env_command, list_commands, run_commands
 from mptrain.cli.output import failure, print_error, print_json, print_problem
-from mptrain.errors import ConfigError, Interrupted, MptrainError
+from mptrain.errors import CapabilityError, ConfigError, Interrupted, MptrainError
 
 BROKEN_PIPE = 141
 """128 + SIGPIPE, what other programs end with when their reader has gone."""
+_STDOUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EIO)
+"""What printing fails with: no reader, a full disk behind a redirection, a terminal that has gone."""
 
 # No rich markup: plain help costs no import of rich, and reads the same in a terminal, a pipe and a log.
 app = typer.Typer(
@@ -67,11 +70,15 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; every error has become text on stderr, and JSON with --json."""
     try:
         code = _run(list(arguments))
-        sys.stdout.flush()
-    except BrokenPipeError:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:  # of stdout: whatever else cannot be read or written is an MptrainError or a bug
         # The interpreter flushes stdout once more on its way out; let it find a place to write to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return BROKEN_PIPE
+        if isinstance(error, BrokenPipeError):
+            return BROKEN_PIPE
+        print_problem(f"cannot write to standard output: {error.strerror}")
+        return CapabilityError.exit_code
     return code
 
 
@@ -83,12 +90,11 @@ def _run(arguments: list[str]) -> int:
     try:
         code = app(args=arguments, prog_name="mptrain", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
-        raise
     except BaseException as error:
         # Typer turns a broken pipe into SystemExit(1), which would read as a bug.
-        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
-            raise error.__context__ from None
+        cause = error.__context__ if isinstance(error, SystemExit) else error
+        if isinstance(cause, OSError) and cause.errno in _STDOUT_ERRORS and cause.filename is None:
+            raise cause from None
         ending = _explain(error)
     if "--json" in arguments:
         print_json(failure(ending))

@@ -20,9 +20,12 @@ def print_error(error: MptrainError) -> None:
 
 def print_problem(text: str) -> None:
     """Write one `error:` line to stderr, in red on a terminal only."""
+    if sys.stderr is None:  # closed by whoever started this process
+        return
     colour = sys.stderr.isatty() and not no_color() and not dumb_terminal()
     label = "\x1b[31merror:\x1b[0m" if colour else "error:"
-    print(f"{label} {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it any more; the exit code still tells
+        print(f"{label} {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -5,16 +5,28 @@ Owns: that mapping, for training and for every command that builds a model. Must
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from mptrain.errors import ConfigError, DataError, Interrupted, MptrainError, OutOfMemoryError, Preempted, first_line
+from mptrain.errors import (
+    CapabilityError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    MptrainError,
+    OutOfMemoryError,
+    Preempted,
+    first_line,
+)
 from mptrain.trainer.signals import StoppedBySignal
 
 _SMALLER_STEP = "lower data.batch_size and raise train.accumulate by the same factor, or use precision=bf16"
 _SMALLER_RUN = "use a smaller model or dataset, or a smaller data.batch_size"
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def ending_of(error: BaseException, *, training: bool) -> MptrainError | None:
@@ -33,6 +45,11 @@ def ending_of(error: BaseException, *, training: bool) -> MptrainError | None:
         return DataError(
             f"a loader process was killed ({first_line(error)}); the machine may have run out of memory: "
             "lower data.num_workers"
+        )
+    no_space = isinstance(error, OSError) and error.errno in _NO_SPACE
+    if no_space or (isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in text):
+        return CapabilityError(
+            f"cannot save ({first_line(error)}); free space for the run directory, or choose another --output-dir"
         )
     if isinstance(error, ValueError) and "Expected more than 1 value per channel" in text:
         return ConfigError(
