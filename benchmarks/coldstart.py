@@ -43,21 +43,33 @@ def main() -> None:
     print_machine(found, asked.threads)
     options = ["--skip", "2", "--steps", "2", "--threads", str(asked.threads)]
     results, out = run_rounds(choose(asked.contestants), asked.rounds + 1, options)
-    starts = {name: [run["cold_start_s"] for run in runs[1:]] for name, runs in results.items()}
-    print("| contestant | s to the end of the first step: median (min-max) | more than plain, s | n |")
-    print("|---|---|---|---|")
-    for name, seconds in sorted(starts.items(), key=lambda item: statistics.median(item[1])):
-        more = [mine - floor for mine, floor in zip(seconds, starts["plain"], strict=True)]
-        print(f"| {name} | {spread(seconds, '.2f')} | {spread(more, '+.2f')} | {len(seconds)} |")
+    results = {name: runs[1:] for name, runs in results.items()}
+    print_first_steps(results)
     commands = time_commands(asked.rounds + 1, out)
-    print("\n| command | ms to exit: median (min-max) | n |\n|---|---|---|")
+    print("\n| command | ms to exit: median (min..max) | n |\n|---|---|---|")
     for command, times in commands.items():
         print(f"| `{command}` | {spread(times, '.0f')} | {len(times)} |")
     for name, reason in out.items():
         print(f"\nNo figure for {name}: {reason}")
     if asked.json is not None:
-        record: dict[str, Any] = {"machine": found, "first_step_s": starts, "absent": out, "commands_ms": commands}
+        record: dict[str, Any] = {"machine": found, "first_steps": results, "absent": out, "commands_ms": commands}
         asked.json.write_text(json.dumps(record, indent=1))
+
+
+def print_first_steps(results: dict[str, list[dict[str, Any]]]) -> None:
+    """Print seconds to the end of the first step, and how many more than the plain loop took in the same round."""
+    print("| contestant | wall s to the end of the first step | more than plain | CPU s | more than plain | n |")
+    print("|---|---|---|---|---|---|")
+    columns = {}
+    for name, runs in results.items():
+        figures = []
+        for key in ("cold_start_s", "first_step_cpu_s"):
+            figures.append([run[key] for run in runs])
+            figures.append([run[key] - plain[key] for run, plain in zip(runs, results["plain"], strict=True)])
+        columns[name] = figures
+    for name, (wall, wall_more, cpu, cpu_more) in sorted(columns.items(), key=lambda row: statistics.median(row[1][0])):
+        walls = f"{spread(wall, '.2f')} | {spread(wall_more, '+.2f')}"
+        print(f"| {name} | {walls} | {spread(cpu, '.2f')} | {spread(cpu_more, '+.2f')} | {len(wall)} |")
 
 
 def time_commands(rounds: int, out: dict[str, str]) -> dict[str, list[float]]:

@@ -58,7 +58,7 @@ def main() -> None:
                 results[cell].append(run_cell(Path(folder), *cell))
                 print(f"round {number + 1}/{asked.rounds}", *cell, results[cell][-1]["status"], file=sys.stderr)
     print(f"{probe.stdout.strip()}; ResNet-50, 224 px, batch 256, channels_last, synthetic data on the device\n")
-    print("| precision | compile | samples/s: median (min-max) | peak memory, GiB | n |\n|---|---|---|---|---|")
+    print("| precision | compile | samples/s: median (min..max) | peak memory, GiB | n |\n|---|---|---|---|---|")
     for (mode, compiled), runs in results.items():
         print(f"| {mode} | {'on' if compiled else 'off'} | {_figures(runs)} | {len(runs)} |")
 

@@ -67,7 +67,7 @@ def print_table(results: dict[str, list[dict[str, Any]]], out: dict[str, str]) -
         )
         rows.append((baseline, statistics.median(wall), f"{row} {len(runs)} |"))
     print(
-        "| contestant | what it does | computed in | us/step (min-max) | wall ratio | CPU ratio | to | final loss | n |"
+        "| contestant | what it does | computed in | us/step (range) | wall ratio | CPU ratio | to | final loss | n |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for *_, row in sorted(rows):

@@ -50,9 +50,9 @@ class Clock:
             self.compute_dtype = dtype
 
     @property
-    def first_step_done(self) -> float:
-        """System-wide monotonic time in seconds at which the second step began."""
-        return self.marks[2][0]
+    def first_step_done(self) -> tuple[float, float]:
+        """(System-wide monotonic time, CPU time of this process) in seconds at which the second step began."""
+        return self.marks[2]
 
     def us_per_step(self) -> tuple[float, float]:
         """Return (wall, CPU) microseconds per step over the measured interval; raise RuntimeError on a short run."""

@@ -94,8 +94,8 @@ def _brief(result: dict[str, Any] | str) -> str:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Format `median (min-max)`, e.g. with form `.2f`."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+    """Format `median (min..max)`, e.g. with form `.2f`."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}}..{max(values):{form}})"
 
 
 def machine() -> dict[str, Any]:

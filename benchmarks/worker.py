@@ -35,10 +35,12 @@ def main() -> None:
         problem = Problem(asked.precision, asked.optimizer, asked.skip, asked.steps, Path(folder))
         model = getattr(importlib.import_module(contestant.module), contestant.function)(problem)
         wall_us, cpu_us = problem.clock.us_per_step()
+        first_step_done, first_step_cpu_s = problem.clock.first_step_done
         result = {
             "wall_us": wall_us,
             "cpu_us": cpu_us,
-            "first_step_done": problem.clock.first_step_done,
+            "first_step_done": first_step_done,
+            "first_step_cpu_s": first_step_cpu_s,
             "compute_dtype": str(problem.clock.compute_dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "final_loss": problem.final_loss(model),
