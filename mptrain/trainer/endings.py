@@ -20,6 +20,7 @@ from mptrain.errors import (
     OutOfMemoryError,
     Preempted,
     first_line,
+    one_line,
 )
 from mptrain.trainer.signals import StoppedBySignal
 
@@ -50,6 +51,14 @@ def ending_of(error: BaseException, *, training: bool) -> MptrainError | None:
     if no_space or (isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in text):
         return CapabilityError(
             f"cannot save ({first_line(error)}); free space for the run directory, or choose another --output-dir"
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        reason = " ".join(text.partition("\n\n")[0].split())
+        return CapabilityError(f"train.compile: torch.compile failed ({one_line(reason)}); set train.compile=false")
+    if isinstance(error, RuntimeError) and "does not have a deterministic implementation" in text:
+        return CapabilityError(
+            f"train.deterministic: {text.partition(',')[0]} on this device; set train.deterministic=false, or use "
+            "device=cpu or another model"
         )
     if isinstance(error, ValueError) and "Expected more than 1 value per channel" in text:
         return ConfigError(

@@ -4,7 +4,7 @@
     unscale and check -> clip -> step unless not finite -> give buffers back -> learning rate, average -> scale
 
 Owns: the order of these. Must not: read the device (no .item(), float(), bool(), .cpu() of a device tensor), count, or
-log. What happened is in `outcome`, on the device; the caller records it, then calls `finish`.
+log. What happened is in `outcome`, on the device; the caller records it.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class TrainStep:
         self._loss = compile_loss(self._micro_loss)
         self._outcome = parts.scaler.outcome
 
-    def __call__(self, window: Sequence[Batch]) -> None:
-        """Attempt one step; the gradient is the mean over every sample of the window."""
+    def __call__(self, window: Sequence[Batch]) -> int:
+        """Attempt one step and return its number of samples; the gradient is the mean over all of them."""
         parts, scaler, outcome = self._parts, self._parts.scaler, self._outcome
         total = sum(len(batch.inputs) for batch in window)
         for param in self._params:
@@ -80,6 +80,7 @@ class TrainStep:
         if parts.average is not None:
             parts.average.update(parts.applied.count, outcome.skipped)
         scaler.update()
+        return total
 
     def _require_connection(self, connected: bool) -> None:
         if not connected:

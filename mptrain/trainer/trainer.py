@@ -119,8 +119,7 @@ class Trainer:
         planted = self.run.parts.faults.begin(self._launched)
         for what in planted:
             self._event("planted", what, {"what": what})
-        self._samples_in_flight.append(sum(len(batch.inputs) for batch in window))
-        self._step(window)
+        self._samples_in_flight.append(self._step(window))
         self._log.record(self.run.parts.scaler.outcome.values)
         self.position.micro_batch += len(window)
         if self.meter.warmup_left:
@@ -155,8 +154,10 @@ class Trainer:
         train = self.run.config.train
         if self._is_due(train.eval_every_steps, self._evaluated_at):
             return True
+        if train.eval_every_epochs is None:
+            return False
         epochs = self._finished_epochs()
-        if train.eval_every_epochs is None or epochs == self.position.epoch or epochs % train.eval_every_epochs:
+        if epochs == self.position.epoch or epochs % train.eval_every_epochs:
             return False
         self._settle()
         return self._evaluated_at != self.ledger.counts.applied

@@ -1,10 +1,17 @@
 """The Trainer ends with the bits of a plain torch loop, so the wrapper adds nothing to the arithmetic."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from mptrain.config.schema import ModelConfig
+from mptrain.interfaces import DataSpec
+from mptrain.registry import MODELS
+from mptrain.telemetry.console import Fanout
+from mptrain.trainer.trainer import Trainer
 from tests.trainer.runs import build, fitted, same, trainer, weights
 
 OPTIMIZERS = {
@@ -15,13 +22,14 @@ OPTIMIZERS = {
 }
 
 
-def plain_loop(changes, *, dtype=None, clip=None, accumulate=1, steps=20):
+def plain_loop(changes, *, dtype=None, clip=None, accumulate=1, steps=20, scaled=None, smoothing=0.0):
     """The 15 lines a user would write, over the same batches; returns the final state."""
     run = build(changes)
     model = run.parts.model
     cls, arguments = OPTIMIZERS[run.config.optimizer.name]
     optimizer = cls(model.parameters(), lr=run.config.optimizer.lr, fused=True, **arguments)
-    scaler = torch.amp.GradScaler("cpu", enabled=dtype is torch.float16)
+    scaler = torch.amp.GradScaler("cpu", enabled=dtype is torch.float16 if scaled is None else scaled)
+    double = next(model.parameters()).dtype is torch.float64
     done, epoch = 0, 0
     while done < steps:
         batches = list(run.train_loader.epoch(epoch))
@@ -31,7 +39,8 @@ def plain_loop(changes, *, dtype=None, clip=None, accumulate=1, steps=20):
             optimizer.zero_grad()
             for batch in window:
                 with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None, cache_enabled=False):
-                    loss = functional.cross_entropy(model(batch.inputs).float(), batch.targets)
+                    logits = model(batch.inputs.double()) if double else model(batch.inputs).float()
+                    loss = functional.cross_entropy(logits, batch.targets, label_smoothing=smoothing)
                 scaler.scale(loss / len(window) if len(window) > 1 else loss).backward()
             scaler.unscale_(optimizer)
             if clip:
@@ -57,9 +66,90 @@ def test_same_bits_with_clipping(mode, dtype):
     assert same(weights(fitted(changes).run), plain_loop(changes, dtype=dtype, clip=0.1))
 
 
-def test_same_bits_with_accumulation():
-    changes = {"train": {"accumulate": 4}}
-    assert same(weights(fitted(changes).run), plain_loop(changes, accumulate=4))
+@pytest.mark.parametrize(("mode", "dtype"), [("fp32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_same_bits_with_accumulation(mode, dtype, clip):
+    changes = {"train": {"accumulate": 4, "clip_norm": clip}, "precision": {"mode": mode}}
+    assert same(weights(fitted(changes).run), plain_loop(changes, dtype=dtype, clip=clip, accumulate=4))
+
+
+def test_same_bits_in_fp64_with_label_smoothing_clipping_and_accumulation():
+    changes = {
+        "precision": {"mode": "fp64"},
+        "task": {"name": "classification", "label_smoothing": 0.1},
+        "train": {"clip_norm": 0.1, "accumulate": 2},
+    }
+    made = weights(fitted(changes).run)
+    assert {value.dtype for value in made} == {torch.float64}
+    assert same(made, plain_loop(changes, clip=0.1, accumulate=2, smoothing=0.1))
+
+
+def test_same_bits_with_a_dynamic_scale_in_bf16():
+    changes = {"precision": {"mode": "bf16", "loss_scale": {"kind": "dynamic"}}}
+    assert same(weights(fitted(changes).run), plain_loop(changes, dtype=torch.bfloat16, scaled=True))
+
+
+class Odd(nn.Module):
+    """Tied weights, a frozen layer, a parameter that never gets a gradient, and dropout."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.first, self.tied = nn.Linear(width, width), nn.Linear(width, width)
+        self.tied.weight = self.first.weight
+        self.frozen = nn.Linear(width, width).requires_grad_(False)
+        self.unused = nn.Parameter(torch.ones(3))
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, inputs):
+        hidden = torch.relu(self.tied(torch.relu(self.first(inputs))))
+        return self.head(functional.dropout(self.frozen(hidden), 0.2, self.training))
+
+
+@MODELS.register("odd", config=ModelConfig, description="for tests")
+def _odd(config: ModelConfig, spec: DataSpec) -> nn.Module:
+    return Odd(spec.input_shape[0], spec.num_outputs)
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("fp32", None), ("fp16", torch.float16)])
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_same_bits_with_tied_frozen_and_unused_parameters(optimizer, mode, dtype):
+    changes = {"model": "odd", "optimizer": {"name": optimizer, "lr": 0.01}, "precision": {"mode": mode}}
+    changes |= {"train": {"clip_norm": 0.5}, "ema": 0.9}
+    made = fitted(changes).run
+    assert same(weights(made), plain_loop(changes, dtype=dtype, clip=0.5))
+    assert made.parts.model.tied.weight is made.parts.model.first.weight
+    assert torch.equal(made.parts.model.unused, torch.ones(3))
+
+
+@pytest.mark.parametrize("mode", ["fp32", "bf16"])
+def test_compiled_learns_as_eager_does(mode):
+    # BatchNorm writes buffers that are views of one tensor; 20 samples in batches of 8 leave a short last one.
+    changes = {
+        "model": {"norm": "batch"},
+        "data": {"num_train": 20, "drop_last": False},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "precision": {"mode": mode},
+        "debug": {"plant": [{"what": "inf_grad", "at": 2}]},
+    }
+    eager = fitted({**changes, "train": {"max_steps": 5}}).run.parts.model.state_dict()
+    compiled = fitted({**changes, "train": {"max_steps": 5, "compile": True}}).run.parts.model.state_dict()
+    assert compiled.keys() == eager.keys()
+    for name, value in eager.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-5 if mode == "fp32" else 2e-2, atol=1e-6, msg=name)
+
+
+def test_deterministic_runs_end_with_the_same_bits():
+    changes = {"model": {"norm": "batch", "dropout": 0.3}, "train": {"deterministic": True}}
+    assert same(weights(fitted(changes).run), weights(fitted(changes).run))
+
+
+def test_the_trainer_serves_without_the_command_line_and_off_the_main_thread():
+    made = Trainer(build(), Fanout([]))
+    thread = threading.Thread(target=made.fit)
+    thread.start()
+    thread.join()
+    assert same(weights(made.run), weights(fitted().run))
+    assert made.metrics["samples"] == 50
 
 
 def test_accumulated_micro_batches_give_the_gradient_of_the_large_batch():
