@@ -91,11 +91,12 @@ def _run(arguments: list[str]) -> int:
         code = app(args=arguments, prog_name="mptrain", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except BaseException as error:
-        # Typer turns a broken pipe into SystemExit(1), which would read as a bug.
-        cause = error.__context__ if isinstance(error, SystemExit) else error
+        # Typer turns a broken pipe into SystemExit(1), and the end of any file or stream into an interrupt.
+        cause = error.__context__ if isinstance(error, SystemExit | typer.Abort) else None
+        cause = cause or error
         if isinstance(cause, OSError) and cause.errno in _STDOUT_ERRORS and cause.filename is None:
             raise cause from None
-        ending = _explain(error)
+        ending = _explain(cause)
     if "--json" in arguments:
         print_json(failure(ending))
     return ending.exit_code

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -21,8 +22,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mptrain.data.cached import image_layout
 from mptrain.data.order import EpochOrder, derive_seed
-from mptrain.errors import DataError
+from mptrain.errors import DataError, first_line
 from mptrain.interfaces import Batch, InMemory, Streamed
+
+_IN_WORKER = "in DataLoader worker process"
+"""What torch writes into an error that the dataset raised in a living process."""
 
 
 class _Key(NamedTuple):
@@ -85,9 +89,20 @@ def _seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-def _ignore_interrupt(_worker: int) -> None:
+def _leave_to_main(_worker: int) -> None:
     # Ctrl-C reaches the whole process group; the main process decides what it means, and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Errors of the dataset travel to the main process. What is left is the thread that shares memory, which would
+    # print a traceback when the main process goes away.
+    sys.excepthook = lambda *_: None
+
+
+def loader_died(error: BaseException) -> DataError:
+    """Return the error that says so in one line."""
+    return DataError(
+        f"a loader process was killed ({first_line(error)}); the machine may have run out of memory: "
+        "lower data.num_workers"
+    )
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -106,7 +121,7 @@ class _Reader:
             num_workers=num_workers,
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=_leave_to_main,
             persistent_workers=num_workers > 0,
             generator=torch.Generator(),  # without one, every pass draws from the global generator
         )
@@ -119,10 +134,19 @@ class _Reader:
         return self._from_host()
 
     def _from_host(self) -> Iterator[Batch]:
-        for item in self._loader:
+        items = self._received()
+        while (item := next(items, None)) is not None:
             if isinstance(item, DataError):
                 raise item
             yield Batch(*item)
+
+    def _received(self) -> Iterator[Any]:
+        try:
+            yield from self._loader
+        except (ConnectionError, EOFError) as error:
+            if not self._loader.num_workers or _IN_WORKER in str(error):
+                raise
+            raise loader_died(error) from error  # in the middle of handing over a batch
 
 
 def _one_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import torch
 
+from mptrain.data.workers import loader_died
 from mptrain.errors import (
     CapabilityError,
     ConfigError,
-    DataError,
     Interrupted,
     MptrainError,
     OutOfMemoryError,
@@ -43,10 +43,7 @@ def ending_of(error: BaseException, *, training: bool) -> MptrainError | None:
     if out_of_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
         return OutOfMemoryError(f"out of memory ({first_line(error)}); {_SMALLER_STEP if training else _SMALLER_RUN}")
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
-        return DataError(
-            f"a loader process was killed ({first_line(error)}); the machine may have run out of memory: "
-            "lower data.num_workers"
-        )
+        return loader_died(error)
     no_space = isinstance(error, OSError) and error.errno in _NO_SPACE
     if no_space or (isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in text):
         return CapabilityError(

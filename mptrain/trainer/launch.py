@@ -28,7 +28,7 @@ from mptrain.trainer.environment_report import environment_report, versions
 from mptrain.trainer.memory import peak_memory_bytes
 from mptrain.trainer.resume import changes_on_resume
 from mptrain.trainer.run_dir import CHECKPOINTS, find_resume, new_run_id, run_dir_for
-from mptrain.trainer.signals import StopAtOnce
+from mptrain.trainer.signals import StopAtOnce, Undisturbed
 from mptrain.trainer.trainer import Trainer
 
 
@@ -82,8 +82,9 @@ def launch(config: RunConfig, options: LaunchOptions, *, command: list[str]) -> 
     except BaseException as error:
         ending = ending_of(error, training=trainer is not None)
         crash = error if ending is None else None
-    result = _result(config, trainer, ending, crash, run_dir, time.perf_counter() - began)
-    reporter.end(result)
+    with Undisturbed():
+        result = _result(config, trainer, ending, crash, run_dir, time.perf_counter() - began)
+        reporter.end(result)
     if crash is not None:
         raise crash
     return result
@@ -138,14 +139,16 @@ def _record(run_dir: Path, config: RunConfig, command: list[str]) -> None:
 def _begin(trainer: Trainer, info: RunInfo, files: RunFiles, resumed: Checkpoint | None) -> None:
     """Announce the run and restore what it resumes; what was recorded beyond that point is dropped."""
     run = trainer.run
+    # Loaded before anything is dropped: the checkpoint may turn out to be damaged.
+    state = checkpoints.load(resumed.path, device=run.device) if resumed else None
     write_json(Path(info.run_dir) / "plan.json", run.in_force.as_dict() | {"compile": run.config.train.compile})
     trainer.reporter.begin(info)
     attempted, applied = (resumed.manifest["attempted_steps"], resumed.step) if resumed else (0, 0)
     files.trim_after(attempted, applied)
     for notice in info.notices:
         files.event(Event("warning", attempted, applied, notice))
-    if resumed:
-        trainer.restore(checkpoints.load(resumed.path, device=run.device))
+    if state is not None:
+        trainer.restore(state)
 
 
 def _finished_result(run_dir: Path, trainer: Trainer, resumed: Checkpoint) -> dict[str, Any] | None:

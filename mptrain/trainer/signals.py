@@ -1,4 +1,5 @@
-"""Signals: before training they end the run where it stands; in training they ask it to stop after the step.
+"""Signals: before training they end the run where it stands, in training they ask it to stop after the step, and
+while its end is recorded they wait.
 
 Owns: the handlers. Signals that are ignored stay ignored (nohup), and so do those that a system does not have.
 """
@@ -67,3 +68,17 @@ class StopRequest(_Handling):
         if name == "SIGINT" and self.requested == "SIGINT":
             raise Interrupted("interrupted twice; left at once, the last checkpoint stands")
         self.requested = name
+
+
+class Undisturbed(_Handling):
+    """A context that no signal leaves: it is short, and ends the process anyway."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+            # torch raises from this handler when a loader process dies, wherever the main thread then stands. It stays
+            # off: the run is over, and its loaders are about to go.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def _on_signal(self, name: str) -> None:
+        """Do nothing."""
