@@ -14,7 +14,16 @@ from mptrain.config.problems import shown
 from mptrain.config.schema import RunConfig
 from mptrain.errors import CheckpointError, ConfigError
 
-_MUST_AGREE = ("seed", "model", "task", "data", "optimizer.name", "train.accumulate", "ema")
+_MUST_AGREE = (
+    "seed",
+    "model",
+    "task",
+    "data",
+    "optimizer.name",
+    "optimizer.decay_norm_and_bias",
+    "train.accumulate",
+    "ema",
+)
 _MAY_CHANGE = ("data.eval_batch_size", "data.num_workers", "data.cache", "train.stop_at_step", "plugins", "debug.plant")
 """Keys that a run may change without becoming another: not worth a word (a drill says itself what it plants)."""
 

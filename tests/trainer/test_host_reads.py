@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mptrain.catalog import REGISTRIES
-from tests.trainer.runs import trainer
+from tests.trainer.runs import merged, trainer
 
 FUSED = [*sorted(entry.name for entry in REGISTRIES["optimizer"] if "fused" in entry.flags), "adagrad"]
 
@@ -17,6 +18,22 @@ class CountHostReads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.reads += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+class NoticeHostReads(TorchFunctionMode):
+    """Sees what the dispatcher does not: on a CPU `tolist` and `numpy` read memory without calling an operator."""
+
+    READS = {"item", "tolist", "numpy", "cpu", "equal", "allclose", "nonzero", "is_nonzero", "unique"}
+    READS |= {"__bool__", "__float__", "__int__", "__index__", "__contains__"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ in self.READS:
+            self.seen.add(func.__name__)
         return func(*args, **(kwargs or {}))
 
 
@@ -49,9 +66,8 @@ def test_no_read_with_a_fused_optimizer(mode, optimizer):
     assert reads_in_50_steps({"optimizer": {"name": optimizer, "lr": 1e-3}, "precision": {"mode": mode}}) == 0
 
 
-@pytest.mark.parametrize("mode", ["fp32", "fp16"])
-def test_no_read_with_everything_on(mode):
-    changes = {
+def everything_on(mode):
+    return {
         "model": {"norm": "batch", "dropout": 0.1},
         "precision": {"mode": mode, "loss_scale": {"hysteresis": 2}},
         "train": {"max_steps": 60, "clip_norm": 1.0, "clip_value": 0.5, "accumulate": 2},
@@ -59,4 +75,30 @@ def test_no_read_with_everything_on(mode):
         "schedule": {"name": "cosine", "warmup_steps": 5},
         "ema": 0.99,
     }
-    assert reads_in_50_steps(changes) == 0
+
+
+@pytest.mark.parametrize("mode", ["fp32", "fp16"])
+def test_no_read_with_everything_on(mode):
+    assert reads_in_50_steps(everything_on(mode)) == 0
+
+
+def test_the_notice_notices():
+    with NoticeHostReads() as notice:
+        torch.ones(2).tolist()
+        bool(torch.ones(()) > 0)
+    assert notice.seen == {"tolist", "__bool__"}
+
+
+@pytest.mark.parametrize("mode", ["fp32", "fp16"])
+@pytest.mark.parametrize("optimizer", FUSED)
+def test_no_python_read_in_a_step(mode, optimizer):
+    made = trainer(merged(everything_on(mode), {"optimizer": {"name": optimizer}}))
+    notice, inner = NoticeHostReads(), made._step
+
+    def watched(window):
+        with notice:
+            return inner(window)
+
+    made._step = watched
+    made.fit()
+    assert notice.seen == set()

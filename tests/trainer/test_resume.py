@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from mptrain import checkpoint as checkpoints
+from mptrain.catalog import config_from_mapping, to_yaml
 from mptrain.checkpoint import CheckpointStore
 from mptrain.errors import ConfigError, Preempted
-from tests.trainer.runs import Recorder, build, fitted, merged, same, trainer, weights
+from mptrain.trainer.resume import changes_on_resume
+from tests.trainer.runs import BASE, Recorder, build, fitted, merged, same, trainer, weights
 
 VARIED = {
     "model": {"norm": "batch", "dropout": 0.2},
@@ -154,6 +156,15 @@ def test_a_run_made_shorter_than_what_it_has_done_is_refused(tmp_path):
     fitted({"train": {"max_steps": 9}}, store)
     with pytest.raises(ConfigError, match=r"train: 5 steps asked for, 9 are done already; raise train\.max_steps"):
         resumed_from(store, {"train": {"max_steps": 5}})
+
+
+def test_another_grouping_of_parameters_is_refused_by_its_key(tmp_path):
+    before, now = (
+        config_from_mapping(merged(BASE, {"optimizer": {"decay_norm_and_bias": b}}), source="x") for b in (True, False)
+    )
+    (tmp_path / "config.yaml").write_text(to_yaml(before))
+    with pytest.raises(ConfigError, match=r"optimizer\.decay_norm_and_bias: was true, is false: .*start a new run"):
+        changes_on_resume(now, tmp_path)
 
 
 @pytest.mark.parametrize("scales", [("static", "none"), ("none", "static"), ("dynamic", "static")])
