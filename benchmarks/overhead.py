@@ -73,7 +73,7 @@ def print_table(results: dict[str, list[dict[str, Any]]], out: dict[str, str]) -
     for *_, row in sorted(rows):
         print(row)
     busy = statistics.median(run["wall_us"] / run["cpu_us"] for run in results["plain"])
-    print(f"\nThe floor's wall time was {busy:.2f} times its CPU time (1.00: nothing else ran).")
+    print(f"\nThe floor's wall time was {busy:.2f} times its CPU time (above 1: other work took the core).")
     for name, reason in out.items():
         print(f"\nNo figure for {name}: {reason}")
     print(flush=True)

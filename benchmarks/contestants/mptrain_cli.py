@@ -55,7 +55,7 @@ def train(problem: Problem, clip_norm: float | None = None) -> nn.Module:
         main()
     except SystemExit as end:
         if end.code:
-            raise RuntimeError(f"mptrain run ended with exit code {end.code}") from end
+            raise  # what mptrain said on stderr is the reason
     return built[-1]
 
 
