@@ -53,7 +53,7 @@ def load(config: ArraysConfig) -> DataSplits:
 def _read(path: Path) -> dict[str, Array]:
     """Read the four arrays without pickle, refusing a file that unpacks to far more than its size."""
     if not path.is_file():
-        raise DataError(f"data.path: there is no file {path}; write one with numpy.savez({', '.join(KEYS)})")
+        raise DataError(f"data.path: there is no file {path.absolute()}; write one with numpy.savez({', '.join(KEYS)})")
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(item.file_size for item in archive.infolist())

@@ -50,7 +50,7 @@ class DownloadedConfig(DataConfig):
     """What the sets that torchvision can download share."""
 
     root: str = "data"
-    """Folder that holds the files, or receives them."""
+    """Folder that holds the files, or receives them; relative to the current folder, not to the config."""
     download: bool = False
     """Download the files when they are not there."""
 
@@ -90,7 +90,7 @@ class FolderConfig(DataConfig):
     """Image files in one folder per class, cropped at random and mirrored in training."""
 
     root: str
-    """Folder that holds `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`)."""
+    """Folder with `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`); relative to the current folder."""
     image_size: PositiveInt = 224
     """Side of the square images that the model sees, in pixels."""
     mean: Colour = (0.485, 0.456, 0.406)
@@ -139,7 +139,8 @@ class ArraysConfig(DataConfig):
     """Your own arrays in one .npz file."""
 
     path: str
-    """File with {train,test}_{inputs,targets}; integer targets are class labels, float targets mean regression."""
+    """File with {train,test}_{inputs,targets}, relative to the current folder; integer targets are classes, float ones
+    mean regression."""
 
 
 @DATASETS.register("fashion_mnist_12k", config=GreyConfig, description="Fashion-MNIST, 10,000 + 2,000 images, bundled")

@@ -55,7 +55,7 @@ def _extract_imagenet(root: Path) -> None:
 def _folder(folder: Path, transform: Any) -> Any:
     if not folder.is_dir():
         raise DataError(
-            f"data.root: there is no folder {folder}; give a folder with train/<class>/* and test/<class>/* "
+            f"data.root: there is no folder {folder.absolute()}; give a folder with train/<class>/* and test/<class>/* "
             "(or val/<class>/*)"
         )
     try:

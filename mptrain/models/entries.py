@@ -42,7 +42,7 @@ class VisionConfig(ModelConfig):
     """A torchvision classification network."""
 
     weights: str | None = None
-    """Initial weights: a file (state dict, .safetensors or .pt), or a torchvision name such as DEFAULT (downloaded)."""
+    """Initial weights: a file (.safetensors, .pt), relative to the current folder; or a torchvision name (downloaded)."""
 
 
 class ResNetConfig(VisionConfig):

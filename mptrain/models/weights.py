@@ -104,7 +104,9 @@ def _read(source: str) -> Mapping[str, Tensor]:
     """Read a state dict from a .safetensors file or, without running any code from it, a torch.save file."""
     path = Path(source).expanduser()
     if not path.is_file():
-        raise DataError(f"model.weights: there is no file {path}; give a file or a torchvision name such as DEFAULT")
+        raise DataError(
+            f"model.weights: there is no file {path.absolute()}; give a file or a torchvision name such as DEFAULT"
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

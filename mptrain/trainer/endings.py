@@ -28,6 +28,7 @@ _SMALLER_STEP = "lower data.batch_size and raise train.accumulate by the same fa
 _SMALLER_RUN = "use a smaller model or dataset, or a smaller data.batch_size"
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_TORCH_CANNOT_WRITE = ("PytorchStreamWriter failed", "iostream error")
 
 
 def ending_of(error: BaseException, *, training: bool) -> MptrainError | None:
@@ -45,7 +46,7 @@ def ending_of(error: BaseException, *, training: bool) -> MptrainError | None:
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return loader_died(error)
     no_space = isinstance(error, OSError) and error.errno in _NO_SPACE
-    if no_space or (isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in text):
+    if no_space or (isinstance(error, RuntimeError) and any(words in text for words in _TORCH_CANNOT_WRITE)):
         return CapabilityError(
             f"cannot save ({first_line(error)}); free space for the run directory, or choose another --output-dir"
         )

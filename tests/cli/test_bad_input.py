@@ -1,0 +1,544 @@
+"""Hostile and clumsy use: the answer is a code, one line, strict JSON where asked for, and never a traceback."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mptrain.cli.app import run as mptrain
+from mptrain.registry import DATASETS, MODELS, SCHEDULES, TASKS
+
+CONFIG = """\
+model: {name: mlp, hidden: [16], norm: batch}
+data: {name: synthetic, input_shape: [8], num_outputs: 4, num_train: 96, num_test: 50, batch_size: 8}
+task: classification
+optimizer: {name: adamw, lr: 0.01}
+schedule: constant
+train: {epochs: 2}
+device: cpu
+log: {every: 5}
+"""
+LONG = "x" * 300
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder with small.yaml in it, as the current one; plugins imported from it are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    registries = (MODELS, DATASETS, TASKS, SCHEDULES)
+    before = [set(registry._entries) for registry in registries]
+    modules = set(sys.modules)
+    Path("small.yaml").write_text(CONFIG)
+    yield tmp_path
+    for registry, names in zip(registries, before, strict=True):
+        for name in set(registry._entries) - names:
+            del registry._entries[name]
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def strict(text: str) -> dict:
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def refused(capsys, *arguments: str) -> tuple[int, str]:
+    """Run a command that fails; check the form of its failure; return its exit code and its one line."""
+    code = mptrain(arguments)
+    captured = capsys.readouterr()
+    assert code not in (0, 1), captured
+    assert "Traceback" not in captured.err
+    errors = [line for line in captured.err.splitlines() if not line.startswith(("!! ", "! "))]
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("error: ")
+    if "--json" in arguments:
+        assert captured.out.count("\n") == 1
+        result = strict(captured.out)
+        assert result["exit_code"] == code
+        assert result["error"] in errors[0]
+    else:
+        assert captured.out == ""
+    for run_dir in Path("runs").glob("*/*/config.yaml"):
+        assert run_dir.with_name("result.json").exists()
+    return code, errors[0]
+
+
+def result_of(run_id: str) -> dict:
+    return strict(Path("runs/small", run_id, "result.json").read_text())
+
+
+def events_of(run_id: str) -> list[dict]:
+    return [strict(line) for line in Path("runs/small", run_id, "events.jsonl").read_text().splitlines()]
+
+
+BAD_USAGE = {
+    "no config": (["run"], 2, "Missing argument 'CONFIG'"),
+    "unknown command": (["ruin"], 2, "No such command 'ruin'"),
+    "unknown option": (["run", "small.yaml", "--bogus"], 2, "No such option: --bogus"),
+    "no steps": (["run", "small.yaml", "--max-steps", "0"], 2, "--max-steps"),
+    "steps in words": (["run", "small.yaml", "--max-steps", "x"], 2, "--max-steps"),
+    "an id that climbs": (["run", "small.yaml", "--run-id", "../x"], 2, "--run-id: '../x' must be letters"),
+    "an id that climbs to resume": (["run", "small.yaml", "--resume", "auto", "--run-id", ".."], 2, "--run-id: '..'"),
+    "an empty id": (["run", "small.yaml", "--run-id", ""], 2, "--run-id: '' must be letters"),
+    "a long id": (["run", "small.yaml", "--run-id", LONG], 2, "--run-id: 'xxx"),
+    "a unicode id": (["run", "small.yaml", "--run-id", "é"], 2, "--run-id: 'é'"),
+    "output into a file": (["run", "small.yaml", "--output-dir", "small.yaml"], 4, "Not a directory"),
+    "a long output folder": (["run", "small.yaml", "--output-dir", LONG], 4, "File name too long"),
+    "resume of nothing": (["run", "small.yaml", "--resume", "nowhere"], 6, "--resume: nowhere does not exist"),
+    "resume of no run": (["run", "small.yaml", "--resume", "."], 6, "--resume: . holds no complete checkpoint"),
+    "resume of a file": (["run", "small.yaml", "--resume", "small.yaml"], 6, "holds no complete checkpoint"),
+    "an empty resume": (["run", "small.yaml", "--resume", ""], 2, "--resume: is empty"),
+    "a long resume": (["run", "small.yaml", "--resume", LONG], 6, "does not exist"),
+    "a dry run of a bad id": (["run", "small.yaml", "--dry-run", "--run-id", "a/b"], 2, "--run-id: 'a/b'"),
+    "a dry resume": (["run", "small.yaml", "--dry-run", "--resume", "nowhere"], 6, "nowhere does not exist"),
+    "a dry run too large": (["run", "small.yaml", "--dry-run", "model.hidden=[99999999999]"], 5, "smaller model"),
+    "a model too large": (["run", "small.yaml", "model.hidden=[99999999999]"], 5, "use a smaller model"),
+    "a batch of one": (
+        ["run", "small.yaml", "--quiet", "data.batch_size=1"],
+        2,
+        "data.batch_size: the model normalises",
+    ),
+    "a tail of one": (
+        ["run", "small.yaml", "--quiet", "data.batch_size=19", "data.drop_last=false"],
+        2,
+        "data.drop_last=true",
+    ),
+    "eval of nothing": (["eval", "nowhere"], 6, "nowhere: not a run directory"),
+    "export of nothing": (["export", "nowhere", "--output", "w"], 6, "nowhere: not a run directory"),
+    "a config error": (["run", "small.yaml", "precision=fp61"], 2, "did you mean 'fp16'?"),
+}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("case", sorted(BAD_USAGE))
+def test_bad_usage(here, case, as_json, capsys):
+    arguments, code, words = BAD_USAGE[case]
+    found, line = refused(capsys, *arguments, *(["--json"] if as_json else []))
+    assert found == code
+    assert words in line
+    assert {path.name for path in Path().iterdir()} <= {"small.yaml", "runs"}
+
+
+def test_check_build_says_that_a_model_is_too_large(here, capsys):
+    code, line = refused(capsys, "check", "small.yaml", "--build", "model.hidden=[99999999999]")
+    assert (code, "use a smaller model" in line) == (5, True)
+
+
+def test_no_arguments_show_the_help_as_usage_error(capsys):
+    assert mptrain([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Usage: mptrain")
+
+
+def test_paths_in_a_config_are_relative_to_the_current_folder(here, capsys):
+    import numpy as np
+
+    split = {"inputs": np.eye(8, dtype="float32"), "targets": np.arange(8) % 4}
+    Path("other").mkdir()
+    np.savez("other/x.npz", **{f"{name}_{key}": value for name in ("train", "test") for key, value in split.items()})
+    Path("other/c.yaml").write_text(CONFIG.replace(CONFIG.splitlines()[1], "data: {name: arrays, path: other/x.npz}"))
+    assert mptrain(["run", "other/c.yaml", "--quiet", "data.batch_size=4"]) == 0
+    os.chdir("other")
+    code, line = refused(capsys, "run", "c.yaml", "--quiet", "data.batch_size=4")
+    assert code == 6
+    assert str(Path("other/x.npz").absolute()) in line
+
+
+class TestSavedRuns:
+    """Runs that are finished, cut short, changed or damaged."""
+
+    @pytest.fixture
+    def saved(self, here):
+        assert mptrain(["run", "small.yaml", "--run-id", "a", "--quiet"]) == 0
+        return Path("runs/small/a")
+
+    def test_eval_refuses_overrides_that_change_the_model(self, saved, capsys):
+        for override in ("model.hidden=[17]", "data.num_outputs=5", "data.input_shape=[9]"):
+            code, line = refused(capsys, "eval", str(saved), override, "--json")
+            assert code == 2
+            assert "leave out the override" in line
+
+    def test_export_to_what_is_no_file(self, saved, capsys):
+        assert refused(capsys, "export", str(saved), "--output", ".", "--json")[0] == 2
+        assert refused(capsys, "export", str(saved), "--output", LONG)[0] == 4
+        assert refused(capsys, "export", str(saved), "--output", "small.yaml/w")[0] == 4
+
+    def test_eval_and_export_in_json_say_that_they_are_ok(self, saved, capsys):
+        for command in (["eval", str(saved)], ["export", str(saved), "--output", "w"]):
+            assert mptrain([*command, "--json"]) == 0
+            result = strict(capsys.readouterr().out)
+            assert (result["status"], result["exit_code"], result["error"]) == ("ok", 0, None)
+
+    def test_a_run_without_checkpoints(self, here, capsys):
+        assert mptrain(["run", "small.yaml", "--run-id", "n", "--quiet", "checkpoint.enabled=false"]) == 0
+        for command in (["eval"], ["eval", "--best"], ["export", "--output", "w"], ["run", "small.yaml", "--resume"]):
+            assert refused(capsys, *command, "runs/small/n")[0] == 6
+
+    def test_best_of_a_run_that_was_never_evaluated(self, here, capsys):
+        plant = "debug.plant=[{what: sigterm, at: 9}]"
+        assert mptrain(["run", "small.yaml", "--run-id", "p", "--quiet", plant]) == 75
+        capsys.readouterr()
+        assert "no evaluated checkpoint" in refused(capsys, "eval", "runs/small/p", "--best")[1]
+
+    @pytest.mark.parametrize("extra", [[], ["--max-steps", "3"], ["optimizer.lr=0.5"]])
+    def test_resuming_a_finished_run_says_so_and_keeps_its_result(self, saved, extra, capsys):
+        before = {name: (saved / name).read_bytes() for name in ("result.json", "config.yaml", "metrics.jsonl")}
+        capsys.readouterr()
+        assert mptrain(["run", "small.yaml", "--resume", str(saved), *extra]) == 0
+        assert "24 steps are done" in capsys.readouterr().out
+        assert {name: (saved / name).read_bytes() for name in before} == before
+
+    def test_what_changed_on_resume_is_recorded(self, here, capsys):
+        cut = ["run", "small.yaml", "--run-id", "p", "--quiet"]
+        assert mptrain([*cut, "debug.plant=[{what: sigterm, at: 9}]"]) == 75
+        assert mptrain([*cut, "--resume", "auto", "optimizer.lr=0.5", "precision=bf16"]) == 0
+        assert "resumed with another optimizer.lr: was 0.01, is 0.5" in capsys.readouterr().err
+        events = events_of("p")
+        messages = [event["message"] for event in events if event["kind"] == "warning"]
+        assert "resumed with another precision.mode: was 'auto', is 'bf16'" in messages
+        assert [event["kind"] for event in events].count("precision_change") == 1
+        assert result_of("p")["precision"]["mode"] == "bf16"
+
+    @pytest.mark.parametrize(
+        "change",
+        ["seed=3", "data.batch_size=4", "data.num_train=50", "optimizer=sgd", "train.accumulate=2", "ema=0.9"],
+    )
+    def test_what_would_make_the_state_meaningless_is_refused(self, saved, change, capsys):
+        before = (saved / "result.json").read_bytes()
+        assert mptrain(["run", "small.yaml", "--resume", str(saved), change]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert all("cannot be resumed across this change" in line for line in lines)
+        assert any(change.partition("=")[0].split(".")[0] in line for line in lines)
+        assert (saved / "result.json").read_bytes() == before
+
+    def test_starting_afresh_where_nothing_was_saved_is_said_and_leaves_one_record(self, here, capsys):
+        again = ["run", "small.yaml", "--run-id", "n", "--quiet", "checkpoint.enabled=false", "--resume", "auto"]
+        assert mptrain(again) == 0
+        metrics = Path("runs/small/n/metrics.jsonl").read_text().count("\n")
+        assert mptrain(again) == 0
+        assert "holds no checkpoint; starting afresh" in capsys.readouterr().err
+        assert Path("runs/small/n/metrics.jsonl").read_text().count("\n") == metrics
+
+    def test_auto_takes_the_run_that_saved_last_whatever_its_id(self, here):
+        for run_id in ("b", "a"):
+            cut = f"debug.plant=[{{what: sigterm, at: {9 if run_id == 'b' else 11}}}]"
+            assert mptrain(["run", "small.yaml", "--run-id", run_id, "--quiet", cut]) == 75
+        assert mptrain(["run", "small.yaml", "--resume", "auto", "--quiet"]) == 0
+        assert (result_of("a")["status"], result_of("b")["status"]) == ("ok", "preempted")
+
+    @pytest.mark.parametrize("content", [b"", b"[1]", b"\xff\xfe junk", b"model: mlp\ndata: 3\n"])
+    def test_a_damaged_config(self, saved, content, capsys):
+        (saved / "config.yaml").write_bytes(content)
+        for command in (["eval", str(saved)], ["run", "small.yaml", "--resume", str(saved)]):
+            assert mptrain(command) == 2
+            err = capsys.readouterr().err
+            assert all(line.startswith("error: runs/small/a/config.yaml") for line in err.splitlines())
+
+    def test_a_lost_config(self, saved, capsys):
+        (saved / "config.yaml").unlink()
+        for command in (["eval", str(saved)], ["run", "small.yaml", "--resume", str(saved)]):
+            assert refused(capsys, *command)[0] == 6
+
+    @pytest.mark.parametrize("line", [b"{}\n", b"[]\n", b"junk\n"])
+    def test_a_damaged_record(self, saved, line, capsys):
+        (saved / "metrics.jsonl").write_bytes(line + (saved / "metrics.jsonl").read_bytes())
+        (saved / "result.json").unlink()
+        code, text = refused(capsys, "run", "small.yaml", "--resume", str(saved), "train.epochs=3", "--json")
+        assert code == 6
+        assert "metrics.jsonl:1: not a record" in text
+        assert result_of("a")["status"] == "data_error"
+
+    def test_a_damaged_checkpoint(self, saved, capsys):
+        weights = next(saved.glob("checkpoints/*/model.pt"))
+        weights.write_bytes(weights.read_bytes()[:100])
+        for command in (["eval", str(saved)], ["export", str(saved), "--output", "w"]):
+            code, line = refused(capsys, *command, "--json")
+            assert (code, "model.pt: damaged" in line) == (6, True)
+
+    def test_weights_of_another_model(self, saved, capsys):
+        assert mptrain(["run", "small.yaml", "--run-id", "b", "--quiet", "model.hidden=[4]"]) == 0
+        shutil.rmtree(saved / "checkpoints")
+        shutil.copytree("runs/small/b/checkpoints", saved / "checkpoints")
+        code, line = refused(capsys, "eval", str(saved))
+        assert (code, "it belongs to another run" in line) == (6, True)
+
+
+HEAD = """
+import torch
+from torch import nn
+from mptrain.registry import DATASETS, MODELS, SCHEDULES, TASKS
+from mptrain.config.schema import DataConfig, ModelConfig, ScheduleConfig, TaskConfig
+"""
+ENTRY = (
+    "class C({base}): ...\n@{kind}.register('plug', config=C, description='x')\ndef build(config, *rest):\n    {body}\n"
+)
+NET = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Linear(8, 4), 0
+    def forward(self, x):
+        self.calls += 1
+        {body}
+        return self.layer(x)
+"""
+TASK = """
+class Metrics:
+    def update(self, outputs, batch): pass
+    def compute(self): return {metrics}
+class T:
+    main_metric, higher_is_better = 'score', True
+    def loss(self, model, batch): return model(batch.inputs).square().mean()
+    def metrics(self, device): return Metrics()
+    def summary(self, model, splits): return {summary}
+"""
+
+
+def plugin(name: str, text: str) -> list[str]:
+    """Write a plugin module and return the overrides that import it."""
+    Path(f"{name}.py").write_text(HEAD + text)
+    return [f"plugins=[{name}]"]
+
+
+def model(name: str, body: str, before: str = "") -> list[str]:
+    entry = ENTRY.format(base="ModelConfig", kind="MODELS", body=body)
+    return [*plugin(name, before + entry), "model=plug"]
+
+
+def task(name: str, metrics: str, summary: str = "None") -> list[str]:
+    entry = ENTRY.format(base="TaskConfig", kind="TASKS", body="return T()")
+    return [*plugin(name, TASK.format(metrics=metrics, summary=summary) + entry), "task=plug"]
+
+
+def schedule(name: str, factor: str) -> list[str]:
+    entry = ENTRY.format(base="ScheduleConfig", kind="SCHEDULES", body=f"return lambda step: {factor}")
+    return [*plugin(name, entry), "schedule=plug"]
+
+
+def data(name: str, body: str) -> list[str]:
+    return [*plugin(name, ENTRY.format(base="DataConfig", kind="DATASETS", body=body)), "data=plug"]
+
+
+BAD_PLUGINS: dict[str, tuple[Callable[[], list[str]], str]] = {
+    "absent": (lambda: ["plugins=[not_there]"], "cannot import 'not_there'"),
+    "syntax": (lambda: plugin("p1", "def f(:\n"), "SyntaxError"),
+    "exits": (lambda: plugin("p2", "raise SystemExit(0)\n"), "SystemExit: 0"),
+    "duplicate": (
+        lambda: plugin("p3", "@MODELS.register('mlp', config=ModelConfig, description='x')\ndef f(c, s): ...\n"),
+        "model 'mlp' is already registered",
+    ),
+    "model of nothing": (lambda: model("p4", "return None"), "model: 'plug' built a NoneType, not a Module"),
+    "model in half": (lambda: model("p5", "return nn.Linear(8, 4).half()"), "weight (torch.float16, cpu)"),
+    "model without memory": (lambda: model("p6", "return nn.Linear(8, 4, device='meta')"), "(torch.float32, meta)"),
+    "model without parameters": (lambda: model("p7", "return nn.Identity()"), "has no trainable parameter"),
+    "model of another width": (lambda: model("p8", "return nn.Linear(8, 3)"), "its output is shape (8, 3)"),
+    "model that fits no data": (lambda: model("p9", "return nn.Linear(9, 4)"), "does not take this data's samples"),
+    "data of nothing": (lambda: data("p10", "return 3"), "data: 'plug' built a int, not a DataSplits"),
+    "negative rate": (lambda: schedule("p11", "-1.0"), "makes the learning rate -0.01 at step 0"),
+    "rate not a number": (lambda: schedule("p12", "float('nan')"), "makes the learning rate nan at step 0"),
+    "no main metric": (lambda: task("p13", "{'other': 1.0}"), "lack its main metric 'score'"),
+    "metric in words": (lambda: task("p14", "{'score': 'high'}"), "its metric 'score' is 'high', not a number"),
+    "summary of tensors": (
+        lambda: task("p15", "{'score': 1.0}", "{'w': torch.ones(3)}"),
+        "its summary must be plain numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD_PLUGINS))
+def test_a_plugin_that_breaks_the_contract_is_one_line(here, case, capsys):
+    make, words = BAD_PLUGINS[case]
+    code, line = refused(capsys, "run", "small.yaml", "--json", *make())
+    assert code == 2
+    assert words in line
+
+
+def test_metrics_may_be_tensors_and_may_not_be_numbers(here, capsys):
+    values = "{'score': torch.tensor(0.5), 'other': float('nan')}"
+    assert mptrain(["run", "small.yaml", "--json", *task("q1", values)]) == 0
+    result = strict(capsys.readouterr().out)
+    assert result["metrics"] == {"score": 0.5, "other": None, "other_nonfinite": "nan"}
+
+
+@pytest.mark.parametrize("failure", ["KeyError('boom')", "SystemExit(9)", "EOFError()", "RuntimeError('a\\nb')"])
+def test_code_of_a_plugin_that_fails_is_named_and_recorded(here, failure, capsys):
+    fails = model("q2", "return Net()", NET.format(body=f"if self.calls == 5: raise {failure}"))
+    assert mptrain(["run", "small.yaml", "--run-id", "a", "--json", *fails]) == 1
+    captured = capsys.readouterr()
+    assert "Traceback" in captured.err  # whoever wrote the plugin needs it
+    assert captured.err.splitlines()[-1].startswith("error: the code of plugin 'q2' (")
+    assert strict(captured.out)["status"] == result_of("a")["status"] == "crashed"
+
+
+def test_what_others_print_stays_out_of_the_json(here, capsys):
+    prints = model("q3", "return Net()", "print('hello')\n" + NET.format(body="print('forward')"))
+    assert mptrain(["run", "small.yaml", "--json", *prints]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1
+    assert strict(captured.out)["status"] == "ok"
+    assert {"hello", "forward"} <= set(captured.err.splitlines())
+
+
+ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+MPTRAIN = [sys.executable, "-m", "mptrain"]
+
+
+def start(*arguments: str, **more) -> subprocess.Popen:
+    """Start a run in a session of its own, so that whatever it leaves behind can be found."""
+    command = [*MPTRAIN, "run", "small.yaml", *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, env=ENV, **streams, **more)
+
+
+def wait_for_training(process: subprocess.Popen) -> None:
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def wait_for_file(name: str, process: subprocess.Popen) -> None:
+    while not Path(name).exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+def session(leader: int) -> list[int]:
+    """Return the living processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended while we looked
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def gone(leader: int) -> bool:
+    deadline = time.monotonic() + 20
+    while session(leader) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not session(leader)
+
+
+LOADERS = ["data.num_workers=2", "data.cache=none", "train.epochs=100000", "--run-id", "a"]
+
+
+def test_a_signal_leaves_no_loader_behind(here):
+    process = start(*LOADERS)
+    wait_for_training(process)
+    os.killpg(process.pid, signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, result_of("a")["status"]) == (75, "preempted"), err
+    assert gone(process.pid)
+
+
+def test_a_killed_loader_is_one_line(here):
+    process = start(*LOADERS)
+    wait_for_training(process)
+    loader = next(pid for pid in session(process.pid) if pid != process.pid)
+    os.kill(loader, signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 6, err
+    assert err.startswith("error: a loader process was killed (")
+    assert err.count("\n") == 1
+    assert result_of("a")["status"] == "data_error"
+    assert gone(process.pid)
+
+
+def test_a_second_interrupt_leaves_at_once(here):
+    # The first evaluation never ends, so the second Ctrl-C meets a run that has not stopped for the first.
+    body = "if not self.training and self.calls > 5: open('evaluating', 'w').close(); import time; time.sleep(60)"
+    process = start("train.eval_every_steps=5", "--run-id", "a", *model("q4", "return Net()", NET.format(body=body)))
+    wait_for_file("evaluating", process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, result_of("a")["status"]) == (130, "interrupted"), err
+    assert "Traceback" not in err
+
+
+def test_a_signal_before_the_first_step_is_a_result_too(here):
+    slow = model("q5", "import time; open('building', 'w').close(); time.sleep(60)")
+    process = start("--run-id", "a", *slow)
+    wait_for_file("building", process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, result_of("a")["status"]) == (75, "preempted")
+    assert err == "error: stopped by SIGTERM before the first step; nothing is lost, start it again\n"
+
+
+def test_one_folder_goes_to_one_of_two_runs(here):
+    runs = [start("--run-id", "same", "--quiet") for _ in range(2)]
+    codes = []
+    for process in runs:
+        process.communicate(timeout=60)
+        codes.append(process.returncode)
+    assert sorted(codes) == [0, 2]
+    assert result_of("same")["status"] == "ok"
+
+
+def test_standard_streams_that_are_closed_or_full(here):
+    command = " ".join(MPTRAIN)
+    script = f"""
+        {command} run small.yaml --run-id a --json >&- ; echo $?
+        {command} check small.yaml precision=fp61 >&- 2>&- ; echo $?
+        {command} ls tasks 2>err >/dev/full ; echo $? ; cat err
+    """
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env=ENV, timeout=120)
+    expected = ["0", "2", "4", "error: cannot write to standard output: No space left on device"]
+    assert (done.stdout.splitlines(), done.stderr) == (expected, "")
+    assert result_of("a")["status"] == "ok"
+
+
+def test_a_torchvision_that_does_not_import(here):
+    Path("fake/torchvision").mkdir(parents=True)
+    Path("fake/torchvision/__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        env = ENV | {"PYTHONPATH": "fake"}
+        return subprocess.run([*MPTRAIN, "run", *arguments], capture_output=True, text=True, env=env, timeout=120)
+
+    configs = Path(__file__).parents[2] / "configs"
+    done = run(str(configs / "resnet.yaml"), "--max-steps", "1", "--json")
+    assert done.returncode == strict(done.stdout)["exit_code"] == 4
+    assert done.stderr.startswith("error: torchvision cannot be imported (operator torchvision::nms does not exist)")
+    assert done.stderr.count("\n") == 1
+    assert run(str(configs / "mlp.yaml"), "--max-steps", "1", "--quiet").returncode == 0
+
+
+def test_a_disk_that_fills_up(here):
+    # A limit on the size of a file fails like a full disk: with an error in the middle of writing.
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000));"
+    code = f"{limit} from mptrain.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "run", "small.yaml", "--run-id", "a", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=120)
+    assert (done.returncode, result_of("a")["status"]) == (4, "env_error"), done.stderr
+    assert done.stderr.startswith("error: cannot ")
+    assert done.stderr.count("\n") == 1
+    assert strict(done.stdout) == result_of("a")
+
+
+@pytest.mark.parametrize("mode", ["fp64", "fp32", "bf16", "fp16", "auto"])
+def test_odd_lengths_work(here, mode):
+    """More micro-batches to a step than an epoch has, evaluations that never come, a stop long before the end."""
+    odd = ["train.accumulate=100", "train.eval_every_steps=1000", "train.early_stop={patience: 1}"]
+    assert mptrain(["run", "small.yaml", "--run-id", "a", "--quiet", f"precision={mode}", *odd]) == 0
+    assert result_of("a")["applied_steps"] == 2
+    assert torch.isfinite(torch.tensor(result_of("a")["train_loss"]))
