@@ -23,10 +23,9 @@ from mptrain.errors import Preempted
 from mptrain.interfaces import Batch, DataSpec
 from mptrain.precision.capability import support
 from mptrain.precision.policy import resolve_policy
-from mptrain.registry import MODELS
 from mptrain.telemetry.attempt_log import CudaAttemptLog
 from mptrain.trainer.trainer import Trainer
-from tests.trainer.runs import Recorder, merged, same, trainer, weights
+from tests.trainer.runs import Recorder, merged, registered, same, trainer, weights
 from tests.trainer.test_skips import everything
 
 pytestmark = [
@@ -38,8 +37,7 @@ GPU = torch.device("cuda:0")
 MODES = ["fp32", "tf32", "fp16", "bf16"]
 
 
-@MODELS.register("gpu_test_conv", config=ModelConfig, description="for tests")
-def _conv(config: ModelConfig, spec: DataSpec) -> nn.Module:
+def conv_net(config: ModelConfig, spec: DataSpec) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, stride=2, padding=1),
         nn.BatchNorm2d(16),
@@ -51,6 +49,12 @@ def _conv(config: ModelConfig, spec: DataSpec) -> nn.Module:
         nn.Flatten(),
         nn.Linear(16 * 8 * 8, spec.num_outputs),
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _conv_net_registered() -> Iterator[None]:
+    with registered("gpu_test_conv", conv_net):
+        yield
 
 
 # 2,048 samples in micro-batches of 16, two a step: 64 steps an epoch.

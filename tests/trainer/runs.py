@@ -1,13 +1,17 @@
 """Small real runs for the trainer's tests."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import nn
 
 from mptrain.catalog import config_from_mapping
 from mptrain.checkpoint import CheckpointStore
+from mptrain.config.schema import ModelConfig
+from mptrain.registry import MODELS
 from mptrain.trainer.build import Run, build_run
 from mptrain.trainer.trainer import Trainer
 
@@ -59,6 +63,16 @@ class Recorder:
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.events]
+
+
+@contextmanager
+def registered(name: str, build: Callable[..., nn.Module]) -> Iterator[None]:
+    """Offer a model under `name` here only: other tests look at what the registry holds."""
+    MODELS.register(name, config=ModelConfig, description="for tests")(build)
+    try:
+        yield
+    finally:
+        del MODELS._entries[name]
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

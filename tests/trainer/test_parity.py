@@ -7,12 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mptrain.config.schema import ModelConfig
-from mptrain.interfaces import DataSpec
-from mptrain.registry import MODELS
 from mptrain.telemetry.console import Fanout
 from mptrain.trainer.trainer import Trainer
-from tests.trainer.runs import build, fitted, same, trainer, weights
+from tests.trainer.runs import build, fitted, registered, same, trainer, weights
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
@@ -105,18 +102,14 @@ class Odd(nn.Module):
         return self.head(functional.dropout(self.frozen(hidden), 0.2, self.training))
 
 
-@MODELS.register("odd", config=ModelConfig, description="for tests")
-def _odd(config: ModelConfig, spec: DataSpec) -> nn.Module:
-    return Odd(spec.input_shape[0], spec.num_outputs)
-
-
 @pytest.mark.parametrize(("mode", "dtype"), [("fp32", None), ("fp16", torch.float16)])
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 def test_same_bits_with_tied_frozen_and_unused_parameters(optimizer, mode, dtype):
     changes = {"model": "odd", "optimizer": {"name": optimizer, "lr": 0.01}, "precision": {"mode": mode}}
     changes |= {"train": {"clip_norm": 0.5}, "ema": 0.9}
-    made = fitted(changes).run
-    assert same(weights(made), plain_loop(changes, dtype=dtype, clip=0.5))
+    with registered("odd", lambda config, spec: Odd(spec.input_shape[0], spec.num_outputs)):
+        made = fitted(changes).run
+        assert same(weights(made), plain_loop(changes, dtype=dtype, clip=0.5))
     assert made.parts.model.tied.weight is made.parts.model.first.weight
     assert torch.equal(made.parts.model.unused, torch.ones(3))
 
