@@ -114,7 +114,7 @@ def test_same_bits_with_tied_frozen_and_unused_parameters(optimizer, mode, dtype
     assert torch.equal(made.parts.model.unused, torch.ones(3))
 
 
-@pytest.mark.parametrize("mode", ["fp32", "bf16"])
+@pytest.mark.parametrize("mode", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def test_compiled_learns_as_eager_does(mode):
     # BatchNorm writes buffers that are views of one tensor; 20 samples in batches of 8 leave a short last one.
     changes = {
