@@ -42,7 +42,7 @@ class VisionConfig(ModelConfig):
     """A torchvision classification network."""
 
     weights: str | None = None
-    """Initial weights: a file (.safetensors, .pt), relative to the current folder; or a torchvision name (downloaded)."""
+    """Initial weights: a file (.safetensors, .pt) relative to the current folder, or a torchvision name to download."""
 
 
 class ResNetConfig(VisionConfig):
