@@ -44,7 +44,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> dict
     with known_endings():
         run = build_run(config)
         model = run.parts.model
-        weights = evaluated_weights(checkpoints.load(found.path, device=run.device))
+        weights = _saved_weights(found, run.device)
         _load_weights(model, weights, found.path, changed=bool(overrides))
         metrics = evaluate(model, run.parts.task, run.eval_batches, run.parts.policy, run.device)
     return {
@@ -66,7 +66,7 @@ def export_run(run_dir: Path, output: Path, dtype_name: str, *, best: bool) -> d
     found = find_checkpoint(run_dir, best=best)
     dtype = EXPORT_DTYPES[dtype_name]
     tensors = {}
-    for name, value in evaluated_weights(checkpoints.load(found.path)).items():
+    for name, value in _saved_weights(found, torch.device("cpu")).items():
         cast = value.to(dtype) if value.is_floating_point() else value
         if cast.isfinite().logical_not().any() and value.isfinite().all():
             raise ConfigError(
@@ -88,6 +88,13 @@ def export_run(run_dir: Path, output: Path, dtype_name: str, *, best: bool) -> d
 def evaluated_weights(parts: dict[str, Any]) -> dict[str, Tensor]:
     """Return the model's state with averaged weights in place where the run kept an average."""
     return {**parts["model"], **parts.get("ema", {})}
+
+
+def _saved_weights(checkpoint: Checkpoint, device: torch.device) -> dict[str, Tensor]:
+    parts = checkpoints.load(checkpoint.path, device=device)
+    if "model" not in parts:
+        raise CheckpointError(f"{checkpoint.path}: its manifest lists no model.pt; take an earlier checkpoint")
+    return evaluated_weights(parts)
 
 
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, *, changed: bool) -> None:

@@ -268,6 +268,13 @@ class TestSavedRuns:
             code, line = refused(capsys, *command, "--json")
             assert (code, "model.pt: damaged" in line) == (6, True)
 
+    def test_a_checkpoint_without_weights(self, saved, capsys):
+        manifest = next(saved.glob("checkpoints/*/manifest.json"))
+        manifest.write_text(json.dumps(strict(manifest.read_text()) | {"files": {}}))
+        for command in (["eval", str(saved)], ["export", str(saved), "--output", "w"]):
+            code, line = refused(capsys, *command)
+            assert (code, "lists no model.pt" in line) == (6, True)
+
     def test_weights_of_another_model(self, saved, capsys):
         assert mptrain(["run", "small.yaml", "--run-id", "b", "--quiet", "model.hidden=[4]"]) == 0
         shutil.rmtree(saved / "checkpoints")
