@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from mptrain.durable import sync_folder, write_synced
 from mptrain.errors import CheckpointError, first_line
 
 SCHEMA = 1
@@ -67,8 +68,8 @@ class CheckpointStore:
         files = {f"{name}.pt": _write_part(temporary / f"{name}.pt", state) for name, state in parts.items()}
         manifest: dict[str, Any] = {"schema": SCHEMA, "applied_steps": applied_steps}
         manifest |= {"attempted_steps": attempted_steps, "score": score, "files": files}
-        _write_synced(temporary / _MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode())
-        _sync_folder(temporary)
+        write_synced(temporary / _MANIFEST, [json.dumps(manifest, indent=2, allow_nan=False).encode()])
+        sync_folder(temporary)
         if target.exists():
             # Same step saved again (say, at an evaluation and at the end): the old one goes only after the rename.
             old = self.folder / f"{_TEMPORARY}old-{target.name}"
@@ -77,7 +78,7 @@ class CheckpointStore:
             shutil.rmtree(old)
         else:
             temporary.rename(target)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         self._rotate(applied_steps)
         return Checkpoint(target, manifest)
 
@@ -160,21 +161,6 @@ def _write_part(file: Path, state: Any) -> dict[str, Any]:
     with file.open("rb") as handle:
         os.fsync(handle.fileno())
     return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-
-
-def _write_synced(file: Path, content: bytes) -> None:
-    with file.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(file: Path) -> str:

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mptrain.durable import sync_folder, write_synced
 from mptrain.errors import CapabilityError, DataError
 from mptrain.telemetry.records import Evaluation, Event, Progress, RunInfo
 
@@ -75,17 +76,9 @@ def _replace(path: Path, chunks: Iterable[bytes]) -> None:
     """Put a new file in the place of `path`, durably and all at once."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, chunks)
         temporary.replace(path)
-        if os.name == "posix":  # without this the rename itself may be lost with the power
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:

@@ -228,7 +228,7 @@ def _error_text(ending: MptrainError | None, crash: BaseException | None) -> str
 
 
 def _training_result(trainer: Trainer) -> dict[str, Any]:
-    run, counts, speed = trainer.run, trainer.ledger.counts, trainer.meter.overall()
+    run, counts, speed = trainer.run, trainer.ledger.counts, trainer.pace.overall()
     best = trainer.best
     return {
         "precision": run.in_force.as_dict(),

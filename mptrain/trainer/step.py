@@ -10,6 +10,7 @@ log. What happened is in `outcome`, on the device; the caller records it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -41,6 +42,10 @@ class StepParts:
     buffers: BufferGuard
     faults: NoFaults
     config: TrainConfig
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Return the context in which the model holds the weights to evaluate: their average, where one is kept."""
+        return self.average.in_place_of_weights() if self.average else nullcontext()
 
 
 class TrainStep:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,18 +21,18 @@ import torch
 from mptrain.checkpoint import CheckpointStore
 from mptrain.errors import ConfigError, DivergedError, Preempted
 from mptrain.interfaces import Batch
-from mptrain.optim.build import restore_optimizer
 from mptrain.precision.outcome import Outcome
 from mptrain.telemetry.attempt_log import Completed, make_attempt_log
 from mptrain.telemetry.records import Evaluation, Event, Progress, Reporter
-from mptrain.telemetry.throughput import ThroughputMeter, WindowSpeed
 from mptrain.trainer.best import Best
 from mptrain.trainer.build import Run
 from mptrain.trainer.evaluate import evaluate
 from mptrain.trainer.ledger import Ledger
 from mptrain.trainer.memory import peak_memory_bytes, reset_peak_memory
+from mptrain.trainer.pace import Pace
 from mptrain.trainer.randomness import random_state, restore_random_state
 from mptrain.trainer.signals import StopRequest
+from mptrain.trainer.state import parts_state, restore_parts
 from mptrain.trainer.step import TrainStep
 
 _LIVE_SECONDS = 0.25
@@ -60,7 +59,7 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         self.train_loss = math.nan
         self.summary: dict[str, Any] | None = None
-        self.meter = ThroughputMeter()
+        self.pace = Pace()
         scaler = run.parts.scaler
         self.ledger = Ledger(run.config.train, scaler.min_scale)
         self._step = TrainStep(run.parts, torch.compile if run.config.train.compile else lambda function: function)
@@ -71,10 +70,7 @@ class Trainer:
         self._launched = 0
         self._evaluated_at = self._saved_at = -1
         self._saved: tuple[int, float | None] | None = None
-        self._data_wait = 0.0
         self._began = self._shown = time.perf_counter()
-        self._speed: WindowSpeed | None = None
-        self._speed_steps = self._speed_samples = 0
         self._stop_early = False
         stop_at = run.config.train.stop_at_step
         self.target = min(run.total_steps, stop_at) if stop_at else run.total_steps
@@ -88,7 +84,7 @@ class Trainer:
         self.run.parts.model.train()
         self._began = time.perf_counter()
         with StopRequest() as self._stop:
-            self.meter.restart(self._began)
+            self.pace.restart()
             while not self._is_finished():
                 self._epoch()
             self._settle()
@@ -100,15 +96,15 @@ class Trainer:
 
     def _summarize(self) -> dict[str, Any] | None:
         parts = self.run.parts
-        with parts.average.in_place_of_weights() if parts.average else nullcontext():
+        with parts.evaluated_weights():
             summary = parts.task.summary(parts.model, self.run.splits)
         return dict(summary) if summary is not None else None
 
     def _epoch(self) -> None:
         """Run the rest of the current epoch, or until the run is finished."""
-        train = self.run.config.train
+        accumulate = self.run.config.train.accumulate
         batches = self.run.train_loader.epoch(self.position.epoch, self.position.micro_batch)
-        for window in self._timed(_windows(batches, train.accumulate)):
+        for window in self.pace.waiting(_windows(batches, accumulate)):
             self._attempt(window)
             if self._after_attempt():
                 return
@@ -122,7 +118,7 @@ class Trainer:
         self._samples_in_flight.append(self._step(window))
         self._log.record(self.run.parts.scaler.outcome.values)
         self.position.micro_batch += len(window)
-        if self.meter.warmup_left:
+        if self.pace.is_warming_up:
             self._settle()
 
     def _after_attempt(self) -> bool:
@@ -185,25 +181,18 @@ class Trainer:
         for row in completed.rows:
             samples = self._samples_in_flight.popleft()
             outcome = Outcome(*row)
-            self._speed_steps += 1
-            self._speed_samples += 0 if outcome.skipped else samples
+            self.pace.count(0 if outcome.skipped else samples)
             for event in self.ledger.add(outcome, samples):
                 self.reporter.event(event)
             if self.ledger.counts.attempted % every == 0:
-                self._mark_speed(completed.at)
+                self.pace.mark(completed.at)
                 self._close_log_window()
-        if self.meter.warmup_left:
-            self._mark_speed(completed.at)
+        if self.pace.is_warming_up:
+            self.pace.mark(completed.at)
         now = time.perf_counter()
         if now - self._shown > _LIVE_SECONDS:
             self._shown = now
             self.reporter.progress(self._progress(self.ledger.last.loss))
-
-    def _mark_speed(self, at: float) -> None:
-        speed = self.meter.mark(at, steps=self._speed_steps, samples=self._speed_samples, data_wait_s=self._data_wait)
-        self._speed = speed or self._speed
-        self._speed_steps = self._speed_samples = 0
-        self._data_wait = 0.0
 
     def _close_log_window(self) -> None:
         window = self.ledger.close_window()
@@ -212,7 +201,7 @@ class Trainer:
             self.reporter.window(self._progress(self.train_loss))
 
     def _progress(self, loss: float) -> Progress:
-        counts, last, run = self.ledger.counts, self.ledger.last, self.run
+        counts, last, run, speed = self.ledger.counts, self.ledger.last, self.run, self.pace.latest
         return Progress(
             attempted_steps=counts.attempted,
             applied_steps=counts.applied,
@@ -224,29 +213,18 @@ class Trainer:
             lr=run.rates[max(counts.applied - 1, 0)],
             grad_norm=None if run.config.train.clip_norm is None else last.grad_norm,
             loss_scale=last.loss_scale if run.parts.scaler.scales_loss else None,
-            samples_per_s=self._speed.samples_per_s if self._speed else None,
-            step_time_ms=self._speed.step_time_ms if self._speed else None,
-            data_wait_fraction=self._speed.data_wait_fraction if self._speed else None,
+            samples_per_s=speed.samples_per_s if speed else None,
+            step_time_ms=speed.step_time_ms if speed else None,
+            data_wait_fraction=speed.data_wait_fraction if speed else None,
             peak_memory_bytes=peak_memory_bytes(run.device),
             wall_s=time.perf_counter() - self._began,
         )
-
-    def _timed(self, windows: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """Yield `windows`, adding up the time spent waiting for each."""
-        iterator = iter(windows)
-        while True:
-            before = time.perf_counter()
-            window = next(iterator, None)
-            self._data_wait += time.perf_counter() - before
-            if window is None:
-                return
-            yield window
 
     def _evaluate(self) -> None:
         self._pause()
         run, parts = self.run, self.run.parts
         began = time.perf_counter()
-        with parts.average.in_place_of_weights() if parts.average else nullcontext():
+        with parts.evaluated_weights():
             self.metrics = evaluate(parts.model, parts.task, run.eval_batches, parts.policy, run.device)
         applied = self.ledger.counts.applied
         self._evaluated_at = applied
@@ -272,7 +250,7 @@ class Trainer:
         self._stop_early = self._patience_is_spent()
         if early and self._stop_early:
             self._event("early_stop", f"no improvement in {early.patience} evaluations: stopping", {})
-        self.meter.restart(time.perf_counter())
+        self.pace.restart()
 
     def _patience_is_spent(self) -> bool:
         early = self.run.config.train.early_stop
@@ -289,7 +267,7 @@ class Trainer:
                 self.state(), applied_steps=counts.applied, attempted_steps=counts.attempted, score=score
             )
             self._event("checkpoint", f"saved {checkpoint.path.name}", {"path": checkpoint.path.name})
-        self.meter.restart(time.perf_counter())
+        self.pace.restart()
 
     def _score(self) -> float | None:
         """Return the main metric, larger is better, where it was measured at this very step."""
@@ -302,7 +280,7 @@ class Trainer:
     def _pause(self) -> None:
         """Wait for the device and stop the clock; weights that are not finite are neither evaluated nor saved."""
         self._settle()
-        self._mark_speed(time.perf_counter())
+        self.pace.mark(time.perf_counter())
         if not torch.stack([p.detach().isfinite().all() for p in self.run.parts.model.parameters()]).all():
             raise DivergedError(
                 f"weights are not finite after {self.ledger.counts.applied} applied steps: the gradients were, the "
@@ -327,63 +305,42 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs, by checkpoint part."""
-        parts = self.run.parts
-        state: dict[str, Any] = {
-            "model": {name: value.detach().clone() for name, value in parts.model.state_dict().items()},
-            "optimizer": parts.optimizer.state_dict(),
-            "trainer": {
-                "position": [self.position.epoch, self.position.micro_batch],
-                "ledger": self.ledger.state_dict(),
-                "best": asdict(self.best),
-                "train_loss": self.train_loss,
-                "metrics": dict(self.metrics),
-                "evaluated_at": self._evaluated_at,
-                "scaler": parts.scaler.state_dict(),
-                "precision": self.run.in_force.mode,
-                "random": random_state(self.run.device),
-            },
+        loop = {
+            "position": [self.position.epoch, self.position.micro_batch],
+            "ledger": self.ledger.state_dict(),
+            "best": asdict(self.best),
+            "train_loss": self.train_loss,
+            "metrics": dict(self.metrics),
+            "evaluated_at": self._evaluated_at,
+            "random": random_state(self.run.device),
         }
-        if parts.average:
-            state["ema"] = parts.average.state_dict()
-        return state
+        return parts_state(self.run) | {"trainer": loop}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state`; a scaler of another kind starts afresh, which is reported.
 
         Raises ConfigError where the run is now shorter than what it has done.
         """
-        parts, saved = self.run.parts, state["trainer"]
-        self.ledger.load_state_dict(saved["ledger"])
+        loop = state["trainer"]
+        self.ledger.load_state_dict(loop["ledger"])
         counts = self.ledger.counts
         if counts.applied > self.run.total_steps:
             raise ConfigError(
                 f"train: {self.run.total_steps} steps asked for, {counts.applied} are done already; raise "
                 "train.max_steps or train.epochs, or stop a longer run with train.stop_at_step"
             )
-        parts.model.load_state_dict(state["model"])
-        restore_optimizer(parts.optimizer, state["optimizer"])
-        if parts.average:
-            parts.average.load_state_dict(state["ema"])
-        parts.applied.set(counts.applied)
-        self.position = Position(*saved["position"])
-        self.best = Best(**saved["best"])
-        self.train_loss, self.metrics = saved["train_loss"], dict(saved["metrics"])
-        self._evaluated_at, self._saved_at = saved["evaluated_at"], counts.applied
+        change = restore_parts(self.run, state, counts.applied)
+        self.position = Position(*loop["position"])
+        self.best = Best(**loop["best"])
+        self.train_loss, self.metrics = loop["train_loss"], dict(loop["metrics"])
+        self._evaluated_at, self._saved_at = loop["evaluated_at"], counts.applied
         self._saved = (counts.attempted, self._score())
         self._launched = counts.attempted
         self._stop_early = self._patience_is_spent()
-        restore_random_state(saved["random"], self.run.device)
-        self._restore_scaler(saved["scaler"], saved["precision"])
+        restore_random_state(loop["random"], self.run.device)
+        if change:
+            self._event("precision_change", change, {})
         self._event("resume", f"resumed after {counts.applied} applied steps", {})
-
-    def _restore_scaler(self, saved: dict[str, Any], saved_mode: str) -> None:
-        scaler, mode = self.run.parts.scaler, self.run.in_force.mode
-        if saved_mode != mode:
-            self._event("precision_change", f"precision changed {saved_mode} -> {mode}", {})
-        elif saved["kind"] != scaler.kind:
-            self._event("precision_change", f"loss scaling changed {saved['kind']} -> {scaler.kind}", {})
-        else:
-            scaler.load_state_dict(saved)
 
 
 def _windows(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -271,7 +271,7 @@ def test_speed_is_that_of_training_alone(tmp_path: Any) -> None:
     made._attempt, made._save = timed_attempt, timed_save
     made.fit()
     training = time.perf_counter() - began[0] - slow.seconds - sum(saving)
-    speed = made.meter.overall().samples_per_s
+    speed = made.pace.overall().samples_per_s
     assert speed is not None
     assert 0.7 < speed / (590 * 32 / training) < 1.4
     assert slow.seconds > 3.0  # what would make the figure wrong, were it counted

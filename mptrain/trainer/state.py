@@ -1,0 +1,46 @@
+"""What a checkpoint holds of the objects a step works on: weights, optimizer, average, loss scale.
+
+Owns: the names of the parts and the order in which they are restored. Must not: know the loop's own state
+(`trainer.py` adds it) or the files (`mptrain.checkpoint`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mptrain.optim.build import restore_optimizer
+from mptrain.precision.loss_scaler import LossScaler
+from mptrain.trainer.build import Run
+
+
+def parts_state(run: Run) -> dict[str, Any]:
+    """Return the state of what the step works on, by checkpoint part; tensors of the model are copies."""
+    parts = run.parts
+    state: dict[str, Any] = {
+        "model": {name: value.detach().clone() for name, value in parts.model.state_dict().items()},
+        "optimizer": parts.optimizer.state_dict(),
+        "scaler": parts.scaler.state_dict() | {"precision": run.in_force.mode},
+    }
+    if parts.average:
+        state["ema"] = parts.average.state_dict()
+    return state
+
+
+def restore_parts(run: Run, state: dict[str, Any], applied_steps: int) -> str | None:
+    """Put `state` back; return in words why the loss scale starts afresh, where it does."""
+    parts = run.parts
+    parts.model.load_state_dict(state["model"])
+    restore_optimizer(parts.optimizer, state["optimizer"])
+    if parts.average:
+        parts.average.load_state_dict(state["ema"])
+    parts.applied.set(applied_steps)
+    return _restore_scaler(parts.scaler, state["scaler"], run.in_force.mode)
+
+
+def _restore_scaler(scaler: LossScaler, saved: dict[str, Any], mode: str) -> str | None:
+    if saved["precision"] != mode:
+        return f"precision changed {saved['precision']} -> {mode}"
+    if saved["kind"] != scaler.kind:
+        return f"loss scaling changed {saved['kind']} -> {scaler.kind}"
+    scaler.load_state_dict(saved)
+    return None
