@@ -1,146 +1,27 @@
-"""Names, descriptions and Config classes of the built-in datasets.
+"""Names and descriptions of the built-in datasets.
 
-Owns: their registration and defaults. Must not: import torch or numpy at module level; each build names its module.
+Owns: their registration. Must not: import torch or numpy at module level; each build names its module.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import Field, Strict
-
-from mptrain.config.schema import DataConfig, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from mptrain.data.configs import (
+    ArraysConfig,
+    Cifar10Config,
+    Cifar100Config,
+    FashionMnistConfig,
+    FolderConfig,
+    GreyConfig,
+    LineConfig,
+    MnistConfig,
+    SyntheticConfig,
+)
 from mptrain.registry import DATASETS
 
 if TYPE_CHECKING:
     from mptrain.interfaces import DataSplits
-
-Grey = Annotated[tuple[float], Strict(False)]
-GreyStd = Annotated[tuple[PositiveFloat], Strict(False)]
-Colour = Annotated[tuple[float, float, float], Strict(False)]
-ColourStd = Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], Strict(False)]
-
-
-class AugmentConfig(Section):
-    """Random changes to training images, made in batches on the device that holds them."""
-
-    flip: bool = False
-    """Mirror left to right with probability one half."""
-    crop_padding: NonNegativeInt = 0
-    """Shift by up to this many pixels each way, filling with black."""
-
-
-class InMemoryImageConfig(DataConfig):
-    """Base of the image sets that are held in memory."""
-
-    augment: AugmentConfig = AugmentConfig()
-    """Augmentation of training images; evaluation never augments."""
-
-
-class GreyConfig(InMemoryImageConfig):
-    """Base of the one-channel image sets."""
-
-    mean: Grey = (0.2860,)
-    """Mean pixel value, after scaling to 0..1; subtracted."""
-    std: GreyStd = (0.3530,)
-    """Standard deviation of pixel values, after scaling to 0..1; divided by."""
-
-
-class DownloadedConfig(DataConfig):
-    """What the sets that torchvision can download share."""
-
-    root: str = "data"
-    """Folder that holds the files, or receives them; relative to the current folder, not to the config."""
-    download: bool = False
-    """Download the files when they are not there."""
-
-
-class FashionMnistConfig(GreyConfig, DownloadedConfig):
-    """Fashion-MNIST through torchvision."""
-
-
-class MnistConfig(GreyConfig, DownloadedConfig):
-    """MNIST through torchvision."""
-
-    mean: Grey = (0.1307,)
-    """Mean pixel value, after scaling to 0..1; subtracted."""
-    std: GreyStd = (0.3081,)
-    """Standard deviation of pixel values, after scaling to 0..1; divided by."""
-
-
-class Cifar10Config(InMemoryImageConfig, DownloadedConfig):
-    """CIFAR-10 through torchvision."""
-
-    mean: Colour = (0.4914, 0.4822, 0.4465)
-    """Mean pixel value per channel, after scaling to 0..1; subtracted."""
-    std: ColourStd = (0.2470, 0.2435, 0.2616)
-    """Standard deviation per channel, after scaling to 0..1; divided by."""
-
-
-class Cifar100Config(Cifar10Config):
-    """CIFAR-100 through torchvision."""
-
-    mean: Colour = (0.5071, 0.4866, 0.4409)
-    """Mean pixel value per channel, after scaling to 0..1; subtracted."""
-    std: ColourStd = (0.2673, 0.2564, 0.2762)
-    """Standard deviation per channel, after scaling to 0..1; divided by."""
-
-
-class FolderConfig(DataConfig):
-    """Image files in one folder per class, cropped at random and mirrored in training."""
-
-    root: str
-    """Folder with `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`); relative to the current folder."""
-    image_size: PositiveInt = 224
-    """Side of the square images that the model sees, in pixels."""
-    mean: Colour = (0.485, 0.456, 0.406)
-    """Mean pixel value per channel, after scaling to 0..1; subtracted."""
-    std: ColourStd = (0.229, 0.224, 0.225)
-    """Standard deviation per channel, after scaling to 0..1; divided by."""
-
-
-class SyntheticConfig(DataConfig):
-    """Random data that can be learned: a Gaussian cloud per class, or a noisy linear teacher."""
-
-    kind: Literal["classification", "regression"] = "classification"
-    """What is learned."""
-    input_shape: Annotated[tuple[PositiveInt, ...], Strict(False), Field(min_length=1)] = (3, 32, 32)
-    """Shape of one sample; [3, 224, 224] measures ImageNet networks (512 samples then take 0.3 GB)."""
-    num_outputs: PositiveInt = 10
-    """Classes, or the width of the regression target."""
-    num_train: PositiveInt = 1024
-    """Training samples."""
-    num_test: PositiveInt = 256
-    """Test samples."""
-    noise: NonNegativeFloat = 1.0
-    """Standard deviation of the noise relative to the signal; more is harder."""
-    seed: NonNegativeInt = 0
-    """Seed of the data; the run's own seed does not change them."""
-
-
-class LineConfig(DataConfig):
-    """y = w x + b + noise, x uniform in -1..1: the classroom example."""
-
-    w: Annotated[tuple[float, ...], Strict(False), Field(min_length=1)] = (2.0,)
-    """True weight of each feature."""
-    b: float = 0.5
-    """True bias."""
-    noise: NonNegativeFloat = 0.1
-    """Standard deviation of the noise on y."""
-    num_train: PositiveInt = 1024
-    """Training samples."""
-    num_test: PositiveInt = 256
-    """Test samples."""
-    seed: NonNegativeInt = 0
-    """Seed of the data; the run's own seed does not change them."""
-
-
-class ArraysConfig(DataConfig):
-    """Your own arrays in one .npz file."""
-
-    path: str
-    """File with {train,test}_{inputs,targets}, relative to the current folder; integer targets are classes, float ones
-    mean regression."""
 
 
 @DATASETS.register("fashion_mnist_12k", config=GreyConfig, description="Fashion-MNIST, 10,000 + 2,000 images, bundled")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mptrain.data.entries import Cifar10Config, FashionMnistConfig, GreyConfig, MnistConfig
+from mptrain.data.configs import Cifar10Config, FashionMnistConfig, GreyConfig, MnistConfig
 from mptrain.data.transforms import ImageTransform
 from mptrain.errors import DataError, first_line
 from mptrain.interfaces import DataSpec, DataSplits, InMemory

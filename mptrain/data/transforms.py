@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mptrain.data.entries import AugmentConfig
+from mptrain.data.configs import AugmentConfig
 
 
 def as_float32(inputs: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from mptrain.interfaces import DataSpec
 
 if TYPE_CHECKING:
-    from mptrain.models.entries import LinearConfig, MlpConfig
+    from mptrain.models.configs import LinearConfig, MlpConfig
 
 
 def linear(config: LinearConfig, spec: DataSpec) -> nn.Module:

@@ -12,12 +12,12 @@ from torch import nn
 
 from mptrain.errors import ConfigError, first_line
 from mptrain.interfaces import DataSpec
-from mptrain.models.entries import AuxConfig, ResNetConfig
+from mptrain.models.configs import AuxConfig, ResNetConfig
 from mptrain.models.weights import is_download, load_weights
 from mptrain.torchvision_import import import_torchvision
 
 if TYPE_CHECKING:
-    from mptrain.models.entries import VisionConfig
+    from mptrain.models.configs import VisionConfig
 
 
 def build_vision(config: VisionConfig, spec: DataSpec) -> nn.Module:

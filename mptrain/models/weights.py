@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from mptrain.errors import ConfigError, DataError, first_line
-from mptrain.models.entries import AuxConfig
+from mptrain.models.configs import AuxConfig
 from mptrain.torchvision_import import import_torchvision
 
 if TYPE_CHECKING:
-    from mptrain.models.entries import VisionConfig
+    from mptrain.models.configs import VisionConfig
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mptrain.data.entries import AugmentConfig
+from mptrain.data.configs import AugmentConfig
 from mptrain.data.transforms import ImageTransform, random_crop, random_flip, unit_interval
 
 
