@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from mptrain.durable import sync_folder, write_synced
-from mptrain.errors import CheckpointError, first_line
+from mptrain.errors import CapabilityError, CheckpointError, first_line
 
 SCHEMA = 1
 _MANIFEST = "manifest.json"
@@ -59,28 +59,45 @@ class CheckpointStore:
     def save(
         self, parts: Mapping[str, Any], *, applied_steps: int, attempted_steps: int, score: float | None
     ) -> Checkpoint:
-        """Write `parts` as one checkpoint; the earlier ones stay until it is complete."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write `parts` as one checkpoint; the earlier ones stay until it is complete.
+
+        Raises CapabilityError where the folder cannot be made; OSError and torch's RuntimeError of a full disk pass.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CapabilityError(f"cannot save: {self.folder} cannot be made ({error.strerror})") from error
         self._remove_leftovers()
         target = self.folder / f"step-{applied_steps:08d}"
         temporary = self.folder / f"{_TEMPORARY}{target.name}"
         temporary.mkdir()
-        files = {f"{name}.pt": _write_part(temporary / f"{name}.pt", state) for name, state in parts.items()}
         manifest: dict[str, Any] = {"schema": SCHEMA, "applied_steps": applied_steps}
-        manifest |= {"attempted_steps": attempted_steps, "score": score, "files": files}
-        write_synced(temporary / _MANIFEST, [json.dumps(manifest, indent=2, allow_nan=False).encode()])
-        sync_folder(temporary)
-        if target.exists():
-            # Same step saved again (say, at an evaluation and at the end): the old one goes only after the rename.
-            old = self.folder / f"{_TEMPORARY}old-{target.name}"
-            target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
-        sync_folder(self.folder)
+        manifest |= {"attempted_steps": attempted_steps, "score": score}
+        try:
+            _write_checkpoint(temporary, parts, manifest)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # on a full disk the run's result needs this space
+            raise
+        self._put_in_place(temporary, target)
         self._rotate(applied_steps)
         return Checkpoint(target, manifest)
+
+    def _put_in_place(self, temporary: Path, target: Path) -> None:
+        """Rename a written checkpoint to its name; at every moment the old or the new one can be found."""
+        if target.exists():  # the same step saved again, say after steps that were all skipped
+            beside = target.with_name(f"{target.name}.new")
+            if beside.exists():
+                self._remove(beside)
+            temporary.rename(beside)
+            self._remove(target)
+            temporary = beside
+        temporary.rename(target)
+        sync_folder(self.folder)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a checkpoint; renamed first, so that a kill in between leaves no half one under its name."""
+        doomed = path.rename(self.folder / f"{_TEMPORARY}old-{path.name}")
+        shutil.rmtree(doomed)
 
     def complete(self) -> list[Checkpoint]:
         """Return the checkpoints with a readable manifest, oldest first; contents are verified by `load`."""
@@ -109,9 +126,7 @@ class CheckpointStore:
             kept.add(best.path)
         for checkpoint in complete:
             if checkpoint.path not in kept:
-                # Renamed first, so that a kill in mid-removal leaves no half checkpoint under its name.
-                doomed = checkpoint.path.rename(self.folder / f"{_TEMPORARY}old-{checkpoint.path.name}")
-                shutil.rmtree(doomed)
+                self._remove(checkpoint.path)
 
     def _remove_leftovers(self) -> None:
         for leftover in self.folder.glob(f"{_TEMPORARY}*"):
@@ -128,10 +143,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
         schema = manifest["schema"]
-        _ = [manifest[key] for key in ("applied_steps", "attempted_steps", "score", "files")]
+        if schema == SCHEMA:
+            _check_manifest(manifest)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not a complete checkpoint (no {_MANIFEST})") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / _MANIFEST}: damaged ({error}); resume from an earlier checkpoint") from None
     if schema != SCHEMA:
         raise CheckpointError(
@@ -154,6 +170,26 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{file}: cannot be read ({first_line(error)})") from None
     return parts
+
+
+def _check_manifest(manifest: dict[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError for a manifest that this module did not write."""
+    for key in ("applied_steps", "attempted_steps"):
+        if type(manifest[key]) is not int:
+            raise TypeError(f"{key} is not a whole number")
+    if type(manifest["score"]) not in (int, float, type(None)):
+        raise TypeError("score is not a number")
+    for name, record in manifest["files"].items():
+        if Path(name).name != name:
+            raise ValueError(f"{name!r} is not the name of a file in the checkpoint")
+        _ = record["bytes"], record["sha256"]
+
+
+def _write_checkpoint(folder: Path, parts: Mapping[str, Any], manifest: dict[str, Any]) -> None:
+    """Write every part, then the manifest with their sizes and checksums (added under `files`)."""
+    manifest["files"] = {f"{name}.pt": _write_part(folder / f"{name}.pt", state) for name, state in parts.items()}
+    write_synced(folder / _MANIFEST, [json.dumps(manifest, indent=2, allow_nan=False).encode()])
+    sync_folder(folder)
 
 
 def _write_part(file: Path, state: Any) -> dict[str, Any]:

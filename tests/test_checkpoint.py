@@ -7,7 +7,7 @@ import torch
 
 from mptrain import checkpoint as checkpoints
 from mptrain.checkpoint import CheckpointStore
-from mptrain.errors import CheckpointError
+from mptrain.errors import CapabilityError, CheckpointError
 
 
 def save(store, step, score=None, value=1.0):
@@ -86,7 +86,19 @@ def test_damage_is_found(tmp_path, damage):
         checkpoints.load(file.parent)
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff\x00", b'{"schema": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[1]",
+        b"\xff\x00",
+        b'{"schema": 1}',
+        b'{"schema": 1, "applied_steps": "x", "attempted_steps": 1, "score": null, "files": {}}',
+        b'{"schema": 1, "applied_steps": 1, "attempted_steps": 1, "score": null, "files": []}',
+        b'{"schema": 1, "applied_steps": 1, "attempted_steps": 1, "score": null, "files": {"a.pt": 3}}',
+        b'{"schema": 1, "applied_steps": 1, "attempted_steps": 1, "score": null, "files": {"../a.pt": {}}}',
+    ],
+)
 def test_a_damaged_manifest_is_named(tmp_path, content):
     path = save(CheckpointStore(tmp_path), 5).path
     (path / "manifest.json").write_bytes(content)
@@ -115,3 +127,34 @@ def test_loading_never_runs_code(tmp_path, capsys):
     with pytest.raises(CheckpointError, match=r"model\.pt: cannot be read"):
         checkpoints.load(path)
     assert "boom" not in capsys.readouterr().out
+
+
+def test_a_failed_save_leaves_the_earlier_one_and_its_space(tmp_path):
+    store = CheckpointStore(tmp_path)
+    save(store, 5)
+    with pytest.raises(AttributeError):
+        store.save({"model": {"w": lambda: None}}, applied_steps=6, attempted_steps=6, score=None)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000005"]
+    assert store.latest().step == 5
+
+
+def test_a_kill_while_a_step_is_replaced_hides_neither(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path)
+    save(store, 5, value=1.0)
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "_remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(store, 5, value=3.0)
+    fresh = CheckpointStore(tmp_path)
+    assert {float(checkpoints.load(c.path)["model"]["w"][0]) for c in fresh.complete()} == {1.0, 3.0}
+    save(fresh, 5, value=4.0)
+    assert checkpoints.load(fresh.latest().path)["model"]["w"][0] == 4.0
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(CapabilityError, match="checkpoints cannot be made"):
+        save(CheckpointStore(tmp_path / "checkpoints"), 5)

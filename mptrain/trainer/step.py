@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -65,7 +66,7 @@ class TrainStep:
             param.grad = None
         parts.buffers.keep()
         for index, batch in enumerate(window):
-            loss = parts.faults.on_loss(self._loss(parts.faults.on_batch(batch)))
+            loss = parts.faults.on_loss(_checked(self._loss(parts.faults.on_batch(batch))))
             if len(window) > 1:
                 loss = loss * (len(batch.inputs) / total)  # this micro-batch's true share, also in a short last window
             outcome.loss.copy_(loss.detach()) if index == 0 else outcome.loss.add_(loss.detach())
@@ -100,3 +101,11 @@ class TrainStep:
         batch = Batch(parts.policy.convert_input(batch.inputs), batch.targets)
         with parts.policy.autocast():
             return parts.task.loss(parts.model, batch)
+
+
+def _checked(loss: Any) -> Tensor:
+    """Return `loss`; raise ConfigError for what a task may not return."""
+    if isinstance(loss, Tensor) and loss.dim() == 0:
+        return loss
+    found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    raise ConfigError(f"task: its loss must be one number, a 0-d tensor, and is {found}; return its mean")

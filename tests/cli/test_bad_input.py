@@ -518,16 +518,17 @@ def test_a_torchvision_that_does_not_import(here):
     Path("fake/torchvision").mkdir(parents=True)
     Path("fake/torchvision/__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def mptrain_with_it(*arguments: str) -> subprocess.CompletedProcess[str]:
         env = ENV | {"PYTHONPATH": "fake"}
-        return subprocess.run([*MPTRAIN, "run", *arguments], capture_output=True, text=True, env=env, timeout=120)
+        return subprocess.run([*MPTRAIN, *arguments], capture_output=True, text=True, env=env, timeout=120)
 
     configs = Path(__file__).parents[2] / "configs"
-    done = run(str(configs / "resnet.yaml"), "--max-steps", "1", "--json")
+    done = mptrain_with_it("run", str(configs / "resnet.yaml"), "--max-steps", "1", "--json")
     assert done.returncode == strict(done.stdout)["exit_code"] == 4
     assert done.stderr.startswith("error: torchvision cannot be imported (operator torchvision::nms does not exist)")
     assert done.stderr.count("\n") == 1
-    assert run(str(configs / "mlp.yaml"), "--max-steps", "1", "--quiet").returncode == 0
+    assert mptrain_with_it("run", str(configs / "mlp.yaml"), "--max-steps", "1", "--quiet").returncode == 0
+    assert "PROBLEM      torchvision cannot be imported" in mptrain_with_it("env").stdout
 
 
 def test_a_disk_that_fills_up(here):
