@@ -1,6 +1,8 @@
 """Configs against the real registries: what is valid, and how every mistake is put into words."""
 
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -207,3 +209,25 @@ def test_sections_and_registries_agree() -> None:
         for entry in registry:
             undescribed = [key for key, field in entry.config.model_fields.items() if not field.description]
             assert not undescribed, f"{entry.name}: {undescribed}"
+
+
+def test_an_installed_package_joins_by_its_entry_point(tmp_path: Path) -> None:
+    (tmp_path / "joining.py").write_text(
+        "from mptrain.config.schema import ModelConfig\n"
+        "from mptrain.registry import MODELS\n"
+        "@MODELS.register('joined', config=ModelConfig, description='from an installed package')\n"
+        "def build(config, spec): ...\n"
+    )
+    info = tmp_path / "joining-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: joining\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mptrain.plugins]\njoining = joining\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mptrain", "ls", "models"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "joined" in done.stdout
+    assert "from an installed package" in done.stdout

@@ -274,3 +274,13 @@ def test_sigkill_leaves_whole_lines_and_a_loadable_checkpoint(here):
     resume = ["run", "small.yaml", "train.epochs=100000", "--resume", "auto", "--run-id", "a", "--quiet"]
     assert mptrain([*resume, "--max-steps", str(saved + 5)]) == 0
     assert result_of("a")["applied_steps"] == saved + 5
+
+
+@pytest.mark.parametrize(("mode", "bound"), [("fp64", 1e-12), ("fp32", 1e-6), ("bf16", 1e-2), ("fp16", 1e-3)])
+def test_the_classroom_example_prints_its_weights_beside_fp64(here, mode, bound, capsys):
+    config = Path(__file__).parents[2] / "configs" / "linear.yaml"
+    assert mptrain(["run", str(config), f"precision={mode}", "--run-id", mode]) == 0
+    out = capsys.readouterr().out
+    assert "learned             weight 1.99" in out
+    assert "least squares fp64  weight 1.9967178 -0.99565848 0.49956832  bias 0.24419486" in out
+    assert result_of(mode, "linear")["summary"]["max_abs_difference"] < bound
