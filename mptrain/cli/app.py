@@ -20,6 +20,7 @@ from mptrain import __version__
 from mptrain.cli import config_commands, env_command, list_commands, run_commands
 from mptrain.cli.output import failure, print_error, print_json, print_problem
 from mptrain.errors import CapabilityError, ConfigError, Interrupted, MptrainError
+from mptrain.startup import pause_collection
 
 BROKEN_PIPE = 141
 """128 + SIGPIPE, what other programs end with when their reader has gone."""
@@ -63,6 +64,7 @@ app.command("env")(env_command.env)
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    pause_collection()
     sys.exit(run(sys.argv[1:]))
 
 

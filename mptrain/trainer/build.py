@@ -25,6 +25,7 @@ from mptrain.optim.build import decay_groups
 from mptrain.optim.ema import WeightAverage
 from mptrain.optim.progress import AppliedSteps
 from mptrain.precision.policy import InForce, PrecisionPolicy, resolve_policy
+from mptrain.startup import resume_collection
 from mptrain.trainer.buffers import BufferGuard
 from mptrain.trainer.faults import make_faults
 from mptrain.trainer.randomness import seed_everything
@@ -97,6 +98,7 @@ def build_run(config: RunConfig) -> Run:
     rates = _rates(config, total_steps)
     parts = _step_parts(config, model, task, policy, rates, device)
     in_force = policy.in_force(config.precision.mode, reason)
+    resume_collection()
     return Run(
         config=config,
         device=device,
