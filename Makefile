@@ -30,7 +30,7 @@ test: setup  ## the test suite, CPU only
 test-gpu: setup  ## tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
-reliability: setup  ## slow proofs: kills, resumes
+reliability: setup  ## slow proofs: killed at random moments, a run always resumes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 fuzz: setup  ## random configs against the loader
