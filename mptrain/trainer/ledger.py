@@ -28,7 +28,6 @@ class Counts:
     attempted: int = 0
     applied: int = 0
     skipped: int = 0
-    samples: int = 0
     last_skipped: int | None = None
     consecutive_skips: int = 0
     consecutive_nonfinite_losses: int = 0
@@ -40,7 +39,6 @@ class Window:
     """What has been seen since the last logged record."""
 
     losses: list[float] = field(default_factory=list)
-    applied_samples: int = 0
     steps: int = 0
 
 
@@ -54,11 +52,10 @@ class Ledger:
         self.window = Window()
         self.last = Outcome(math.nan, math.nan, math.nan, 0.0)
 
-    def add(self, outcome: Outcome, samples: int) -> Iterator[Event]:
-        """Account for one attempt over `samples` samples; yield its events; raise DivergedError when it is hopeless."""
+    def add(self, outcome: Outcome) -> Iterator[Event]:
+        """Account for one attempt; yield its events; raise DivergedError when it is hopeless."""
         counts, window = self.counts, self.window
         counts.attempted += 1
-        counts.samples += samples
         window.steps += 1
         window.losses.append(outcome.loss)
         previous, self.last = self.last, outcome
@@ -66,7 +63,6 @@ class Ledger:
             yield self._scale_change(previous.loss_scale, outcome.loss_scale)
         if not outcome.skipped:
             counts.applied += 1
-            window.applied_samples += samples
             counts.consecutive_skips = counts.consecutive_nonfinite_losses = counts.consecutive_at_floor = 0
             return
         counts.skipped += 1

@@ -182,7 +182,7 @@ class Trainer:
             samples = self._samples_in_flight.popleft()
             outcome = Outcome(*row)
             self.pace.count(0 if outcome.skipped else samples)
-            for event in self.ledger.add(outcome, samples):
+            for event in self.ledger.add(outcome):
                 self.reporter.event(event)
             if self.ledger.counts.attempted % every == 0:
                 self.pace.mark(completed.at)

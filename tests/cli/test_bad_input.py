@@ -15,17 +15,8 @@ import torch
 
 from mptrain.cli.app import run as mptrain
 from mptrain.registry import DATASETS, MODELS, SCHEDULES, TASKS
+from tests.cli.small_run import CONFIG, result_of, strict
 
-CONFIG = """\
-model: {name: mlp, hidden: [16], norm: batch}
-data: {name: synthetic, input_shape: [8], num_outputs: 4, num_train: 96, num_test: 50, batch_size: 8}
-task: classification
-optimizer: {name: adamw, lr: 0.01}
-schedule: constant
-train: {epochs: 2}
-device: cpu
-log: {every: 5}
-"""
 LONG = "x" * 300
 
 
@@ -47,13 +38,6 @@ def here(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-def strict(text: str) -> dict:
-    def refuse(constant):
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
 def refused(capsys, *arguments: str) -> tuple[int, str]:
     """Run a command that fails; check the form of its failure; return its exit code and its one line."""
     code = mptrain(arguments)
@@ -73,10 +57,6 @@ def refused(capsys, *arguments: str) -> tuple[int, str]:
     for run_dir in Path("runs").glob("*/*/config.yaml"):
         assert run_dir.with_name("result.json").exists()
     return code, errors[0]
-
-
-def result_of(run_id: str) -> dict:
-    return strict(Path("runs/small", run_id, "result.json").read_text())
 
 
 def events_of(run_id: str) -> list[dict]:

@@ -1,6 +1,5 @@
 """`mptrain run`, `eval`, `export`, `env` through the real command line, in an empty folder."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,17 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from mptrain.cli.app import run as mptrain
-
-CONFIG = """\
-model: {name: mlp, hidden: [16], norm: batch}
-data: {name: synthetic, input_shape: [8], num_outputs: 4, num_train: 96, num_test: 50, batch_size: 8}
-task: classification
-optimizer: {name: adamw, lr: 0.01}
-schedule: constant
-train: {epochs: 2}
-device: cpu
-log: {every: 5}
-"""
+from tests.cli.small_run import CONFIG, result_of, strict
 
 
 @pytest.fixture
@@ -32,17 +21,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(CONFIG)
     return tmp_path
-
-
-def strict(text: str):
-    def refuse(constant):
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def result_of(run_id: str, name: str = "small") -> dict:
-    return strict(Path("runs", name, run_id, "result.json").read_text())
 
 
 def records(run_id: str, file: str) -> list[dict]:
