@@ -3,39 +3,16 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from mptrain.cli.app import run as mptrain
-from mptrain.registry import DATASETS, MODELS, SCHEDULES, TASKS
+from tests.cli.plugins import NET, data, model, plugin, schedule, task
 from tests.cli.small_run import CONFIG, result_of, strict
 
 LONG = "x" * 300
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty folder with small.yaml in it, as the current one; plugins imported from it are forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    registries = (MODELS, DATASETS, TASKS, SCHEDULES)
-    before = [set(registry._entries) for registry in registries]
-    modules = set(sys.modules)
-    Path("small.yaml").write_text(CONFIG)
-    yield tmp_path
-    for registry, names in zip(registries, before, strict=True):
-        for name in set(registry._entries) - names:
-            del registry._entries[name]
-    for name in set(sys.modules) - modules:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 def refused(capsys, *arguments: str) -> tuple[int, str]:
@@ -263,62 +240,6 @@ class TestSavedRuns:
         assert (code, "it belongs to another run" in line) == (6, True)
 
 
-HEAD = """
-import torch
-from torch import nn
-from mptrain.registry import DATASETS, MODELS, SCHEDULES, TASKS
-from mptrain.config.schema import DataConfig, ModelConfig, ScheduleConfig, TaskConfig
-"""
-ENTRY = (
-    "class C({base}): ...\n@{kind}.register('plug', config=C, description='x')\ndef build(config, *rest):\n    {body}\n"
-)
-NET = """
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer, self.calls = nn.Linear(8, 4), 0
-    def forward(self, x):
-        self.calls += 1
-        {body}
-        return self.layer(x)
-"""
-TASK = """
-class Metrics:
-    def update(self, outputs, batch): pass
-    def compute(self): return {metrics}
-class T:
-    main_metric, higher_is_better = 'score', True
-    def loss(self, model, batch): return model(batch.inputs).square().mean()
-    def metrics(self, device): return Metrics()
-    def summary(self, model, splits): return {summary}
-"""
-
-
-def plugin(name: str, text: str) -> list[str]:
-    """Write a plugin module and return the overrides that import it."""
-    Path(f"{name}.py").write_text(HEAD + text)
-    return [f"plugins=[{name}]"]
-
-
-def model(name: str, body: str, before: str = "") -> list[str]:
-    entry = ENTRY.format(base="ModelConfig", kind="MODELS", body=body)
-    return [*plugin(name, before + entry), "model=plug"]
-
-
-def task(name: str, metrics: str, summary: str = "None") -> list[str]:
-    entry = ENTRY.format(base="TaskConfig", kind="TASKS", body="return T()")
-    return [*plugin(name, TASK.format(metrics=metrics, summary=summary) + entry), "task=plug"]
-
-
-def schedule(name: str, factor: str) -> list[str]:
-    entry = ENTRY.format(base="ScheduleConfig", kind="SCHEDULES", body=f"return lambda step: {factor}")
-    return [*plugin(name, entry), "schedule=plug"]
-
-
-def data(name: str, body: str) -> list[str]:
-    return [*plugin(name, ENTRY.format(base="DataConfig", kind="DATASETS", body=body)), "data=plug"]
-
-
 BAD_PLUGINS: dict[str, tuple[Callable[[], list[str]], str]] = {
     "absent": (lambda: ["plugins=[not_there]"], "cannot import 'not_there'"),
     "syntax": (lambda: plugin("p1", "def f(:\n"), "SyntaxError"),
@@ -377,156 +298,3 @@ def test_what_others_print_stays_out_of_the_json(here, capsys):
     assert captured.out.count("\n") == 1
     assert strict(captured.out)["status"] == "ok"
     assert {"hello", "forward"} <= set(captured.err.splitlines())
-
-
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
-MPTRAIN = [sys.executable, "-m", "mptrain"]
-
-
-def start(*arguments: str, **more) -> subprocess.Popen:
-    """Start a run in a session of its own, so that whatever it leaves behind can be found."""
-    command = [*MPTRAIN, "run", "small.yaml", *arguments]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, start_new_session=True, env=ENV, **streams, **more)
-
-
-def wait_for_training(process: subprocess.Popen) -> None:
-    for line in process.stdout:
-        if line.startswith("epoch"):
-            return
-    raise AssertionError(process.stderr.read())
-
-
-def wait_for_file(name: str, process: subprocess.Popen) -> None:
-    while not Path(name).exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-
-
-def session(leader: int) -> list[int]:
-    """Return the living processes of a session."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended while we looked
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def gone(leader: int) -> bool:
-    deadline = time.monotonic() + 20
-    while session(leader) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not session(leader)
-
-
-LOADERS = ["data.num_workers=2", "data.cache=none", "train.epochs=100000", "--run-id", "a"]
-
-
-def test_a_signal_leaves_no_loader_behind(here):
-    process = start(*LOADERS)
-    wait_for_training(process)
-    os.killpg(process.pid, signal.SIGHUP)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, result_of("a")["status"]) == (75, "preempted"), err
-    assert gone(process.pid)
-
-
-def test_a_killed_loader_is_one_line(here):
-    process = start(*LOADERS)
-    wait_for_training(process)
-    loader = next(pid for pid in session(process.pid) if pid != process.pid)
-    os.kill(loader, signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 6, err
-    assert err.startswith("error: a loader process was killed (")
-    assert err.count("\n") == 1
-    assert result_of("a")["status"] == "data_error"
-    assert gone(process.pid)
-
-
-def test_a_second_interrupt_leaves_at_once(here):
-    # The first evaluation never ends, so the second Ctrl-C meets a run that has not stopped for the first.
-    body = "if not self.training and self.calls > 5: open('evaluating', 'w').close(); import time; time.sleep(60)"
-    process = start("train.eval_every_steps=5", "--run-id", "a", *model("q4", "return Net()", NET.format(body=body)))
-    wait_for_file("evaluating", process)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, result_of("a")["status"]) == (130, "interrupted"), err
-    assert "Traceback" not in err
-
-
-def test_a_signal_before_the_first_step_is_a_result_too(here):
-    slow = model("q5", "import time; open('building', 'w').close(); time.sleep(60)")
-    process = start("--run-id", "a", *slow)
-    wait_for_file("building", process)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, result_of("a")["status"]) == (75, "preempted")
-    assert err == "error: stopped by SIGTERM before the first step; nothing is lost, start it again\n"
-
-
-def test_one_folder_goes_to_one_of_two_runs(here):
-    runs = [start("--run-id", "same", "--quiet") for _ in range(2)]
-    codes = []
-    for process in runs:
-        process.communicate(timeout=60)
-        codes.append(process.returncode)
-    assert sorted(codes) == [0, 2]
-    assert result_of("same")["status"] == "ok"
-
-
-def test_standard_streams_that_are_closed_or_full(here):
-    command = " ".join(MPTRAIN)
-    script = f"""
-        {command} run small.yaml --run-id a --json >&- ; echo $?
-        {command} check small.yaml precision=fp61 >&- 2>&- ; echo $?
-        {command} ls tasks 2>err >/dev/full ; echo $? ; cat err
-    """
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env=ENV, timeout=120)
-    expected = ["0", "2", "4", "error: cannot write to standard output: No space left on device"]
-    assert (done.stdout.splitlines(), done.stderr) == (expected, "")
-    assert result_of("a")["status"] == "ok"
-
-
-def test_a_torchvision_that_does_not_import(here):
-    Path("fake/torchvision").mkdir(parents=True)
-    Path("fake/torchvision/__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
-
-    def mptrain_with_it(*arguments: str) -> subprocess.CompletedProcess[str]:
-        env = ENV | {"PYTHONPATH": "fake"}
-        return subprocess.run([*MPTRAIN, *arguments], capture_output=True, text=True, env=env, timeout=120)
-
-    configs = Path(__file__).parents[2] / "configs"
-    done = mptrain_with_it("run", str(configs / "resnet.yaml"), "--max-steps", "1", "--json")
-    assert done.returncode == strict(done.stdout)["exit_code"] == 4
-    assert done.stderr.startswith("error: torchvision cannot be imported (operator torchvision::nms does not exist)")
-    assert done.stderr.count("\n") == 1
-    assert mptrain_with_it("run", str(configs / "mlp.yaml"), "--max-steps", "1", "--quiet").returncode == 0
-    assert "PROBLEM      torchvision cannot be imported" in mptrain_with_it("env").stdout
-
-
-def test_a_disk_that_fills_up(here):
-    # A limit on the size of a file fails like a full disk: with an error in the middle of writing.
-    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000));"
-    code = f"{limit} from mptrain.cli.app import run; sys.exit(run(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "run", "small.yaml", "--run-id", "a", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=120)
-    assert (done.returncode, result_of("a")["status"]) == (4, "env_error"), done.stderr
-    assert done.stderr.startswith("error: cannot ")
-    assert done.stderr.count("\n") == 1
-    assert strict(done.stdout) == result_of("a")
-
-
-@pytest.mark.parametrize("mode", ["fp64", "fp32", "bf16", "fp16", "auto"])
-def test_odd_lengths_work(here, mode):
-    """More micro-batches to a step than an epoch has, evaluations that never come, a stop long before the end."""
-    odd = ["train.accumulate=100", "train.eval_every_steps=1000", "train.early_stop={patience: 1}"]
-    assert mptrain(["run", "small.yaml", "--run-id", "a", "--quiet", f"precision={mode}", *odd]) == 0
-    assert result_of("a")["applied_steps"] == 2
-    assert torch.isfinite(torch.tensor(result_of("a")["train_loss"]))

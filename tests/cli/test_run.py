@@ -12,15 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from mptrain.cli.app import run as mptrain
-from tests.cli.small_run import CONFIG, result_of, strict
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty folder with small.yaml in it, as the current one."""
-    monkeypatch.chdir(tmp_path)
-    Path("small.yaml").write_text(CONFIG)
-    return tmp_path
+from tests.cli.small_run import result_of, strict
 
 
 def records(run_id: str, file: str) -> list[dict]:
