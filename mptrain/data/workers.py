@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -30,10 +31,18 @@ _IN_WORKER = "in DataLoader worker process"
 
 
 class _Key(NamedTuple):
-    """One batch to read; `seed` is the epoch's, None in evaluation."""
+    """One batch to read; `seed` is the epoch's, None in evaluation.
 
-    ids: Tensor
+    The ids are an array: a tensor would travel to the loader through a thread of the main process, which prints a
+    traceback when the loader is killed meanwhile.
+    """
+
+    ids: NDArray[np.int64]
     seed: int | None
+
+
+def _keys(order: Tensor, batch_size: int, seed: int | None) -> list[_Key]:
+    return [_Key(ids.numpy(), seed) for ids in order.split(batch_size)]
 
 
 class _Keys:
@@ -51,7 +60,8 @@ class _InMemoryBatches(Dataset[Any]):
         self._inputs, self._targets = split.inputs, split.targets
 
     def __getitem__(self, key: _Key) -> tuple[Tensor, Tensor]:
-        return self._inputs.index_select(0, key.ids), self._targets.index_select(0, key.ids)
+        ids = torch.from_numpy(key.ids)
+        return self._inputs.index_select(0, ids), self._targets.index_select(0, ids)
 
 
 class _StreamedBatches(Dataset[Any]):
@@ -200,7 +210,7 @@ class WorkerTrainLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the epoch's micro-batches on the device, from micro-batch index `start`; nothing before it is read."""
         seed = derive_seed(self._order.seed, epoch)
-        keys = [_Key(ids, seed) for ids in torch.split(self.order(epoch), self._order.batch_size)[start:]]
+        keys = _keys(self.order(epoch), self._order.batch_size, seed)[start:]
         for index, (inputs, targets) in enumerate(self._reader.read(keys), start):
             if self._generator is not None:
                 self._generator.manual_seed(derive_seed(self._order.seed, epoch, index))
@@ -221,7 +231,7 @@ class WorkerEvalLoader:
         num_workers: int,
         channels_last: bool,
     ) -> None:
-        self._keys = [_Key(ids, None) for ids in torch.split(torch.arange(len(split)), batch_size)]
+        self._keys = _keys(torch.arange(len(split)), batch_size, None)
         self._channels_last = channels_last
         self._reader = _Reader(split, num_workers, device)
         self._transform = split.transform if isinstance(split, InMemory) else None
