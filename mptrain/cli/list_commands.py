@@ -35,11 +35,13 @@ def ls(
 def _descriptions() -> Mapping[str, Mapping[str, str]]:
     """Return kind -> name -> description."""
     from mptrain.catalog import REGISTRIES, import_entry_points
-    from mptrain.precision.modes import MODES
+    from mptrain.precision.modes import AUTO, MODES
 
     import_entry_points()
     tables = {reg.plural: {entry.name: entry.description for entry in reg} for reg in REGISTRIES.values()}
-    return {**tables, "precisions": MODES}
+    precisions = {"auto": AUTO, **{mode.name: mode.description for mode in MODES.values()}}
+    free = {"eXmY": "FP32, operands of products rounded to X exponent and Y mantissa bits, e.g. e4m3 (emulated)"}
+    return {**tables, "precisions": precisions | free}
 
 
 def _print_table(table: Mapping[str, str], indent: str) -> None:

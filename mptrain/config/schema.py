@@ -8,13 +8,14 @@ class, handed in through the validation context (see `mptrain.catalog`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, Strict, ValidationInfo, model_validator
+from pydantic import Field, SerializeAsAny, Strict, ValidationInfo, model_validator
 from pydantic.functional_validators import BeforeValidator
 
-PrecisionMode = Literal["auto", "fp64", "fp32", "tf32", "fp16", "bf16"]
-PRECISION_MODES: tuple[str, ...] = get_args(PrecisionMode)
+from mptrain.config.precision import PrecisionConfig
+from mptrain.config.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+
 FaultKind = Literal["inf_grad", "nan_loss", "nan_input", "oom", "sigterm"]
 
 # Which key a bare value stands for: `precision: bf16` is `precision: {mode: bf16}`.
@@ -28,25 +29,6 @@ SHORTHANDS: Mapping[str, str] = {
     "schedule": "name",
     "ema": "decay",
 }
-
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """Base of every config section: frozen, strict types, unknown keys refused, no NaN or infinity."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        validate_default=True,
-    )
 
 
 class EntryConfig(Section):
@@ -97,43 +79,6 @@ class OptimizerConfig(EntryConfig):
 
 class ScheduleConfig(EntryConfig):
     """Base of every schedule's Config."""
-
-
-class LossScaleConfig(Section):
-    """How the loss is scaled so that small gradients survive the format."""
-
-    kind: Literal["auto", "dynamic", "static", "none"] = "auto"
-    """auto: dynamic for fp16, none otherwise; static keeps init_scale; none is a static scale of 1."""
-    init_scale: PositiveFloat = 65536.0
-    """First loss scale (the constant one for static)."""
-    growth_factor: Annotated[float, Field(gt=1)] = 2.0
-    """The scale is multiplied by this after growth_interval steps in a row without overflow."""
-    backoff_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """The scale is multiplied by this after an overflow."""
-    growth_interval: PositiveInt = 2000
-    """Steps in a row without overflow before the scale grows."""
-    min_scale: PositiveFloat = 1.0
-    """The scale never falls below this; overflowing there means that scaling cannot help."""
-    max_scale: PositiveFloat = 2.0**24
-    """The scale never grows above this."""
-    hysteresis: PositiveInt = 1
-    """Overflows to spend before the scale backs off; refilled whenever the scale grows. 1: back off at once."""
-
-    @model_validator(mode="after")
-    def _bounds_are_ordered(self) -> LossScaleConfig:
-        if not self.min_scale <= self.init_scale <= self.max_scale:
-            bounds = f"min_scale {self.min_scale:g} and max_scale {self.max_scale:g}"
-            raise ValueError(f"init_scale {self.init_scale:g} must lie between {bounds}")
-        return self
-
-
-class PrecisionConfig(Section):
-    """Which number formats the run computes in."""
-
-    mode: PrecisionMode = "auto"
-    """auto takes the lowest one that this device runs natively: bf16 (capability >= 8.0), fp16 (7.x), else fp32."""
-    loss_scale: LossScaleConfig = LossScaleConfig()
-    """Loss scaling; a bare number is a static scale."""
 
 
 class EarlyStopConfig(Section):
@@ -202,6 +147,8 @@ class LogConfig(Section):
 
     every: PositiveInt = 50
     """Attempted steps per record in metrics.jsonl and per plain console line."""
+    numerics_every: NonNegativeInt = 100
+    """Attempted steps between two samples of the gradients' magnitudes; 0 takes none."""
 
 
 class EmaConfig(Section):

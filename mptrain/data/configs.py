@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from mptrain.config.schema import DataConfig, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from mptrain.config.schema import DataConfig
+from mptrain.config.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 Grey = Annotated[tuple[float], Strict(False)]
 GreyStd = Annotated[tuple[PositiveFloat], Strict(False)]

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Strict
 
-from mptrain.config.schema import Fraction, ModelConfig, PositiveInt
+from mptrain.config.schema import ModelConfig
+from mptrain.config.section import Fraction, PositiveInt
 
 
 class LinearConfig(ModelConfig):

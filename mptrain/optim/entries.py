@@ -6,15 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from mptrain.config.schema import (
-    Fraction,
-    NonNegativeFloat,
-    NonNegativeInt,
-    OptimizerConfig,
-    PositiveFloat,
-    PositiveInt,
-    ScheduleConfig,
-)
+from mptrain.config.schema import OptimizerConfig, ScheduleConfig
+from mptrain.config.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from mptrain.optim import schedules
 from mptrain.registry import OPTIMIZERS, SCHEDULES
 

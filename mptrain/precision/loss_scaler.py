@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mptrain.config.schema import LossScaleConfig
+from mptrain.config.precision import LossScaleConfig
 from mptrain.precision.outcome import DeviceOutcome
 
 

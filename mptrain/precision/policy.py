@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from mptrain.config.schema import LossScaleConfig, PrecisionConfig
+from mptrain.config.precision import LossScaleConfig, PrecisionConfig
 from mptrain.precision import capability
 from mptrain.precision.loss_scaler import LossScaler, make_scaler
 from mptrain.precision.tf32 import set_tf32, tf32_state

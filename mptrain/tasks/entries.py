@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mptrain.config.schema import Fraction, TaskConfig
+from mptrain.config.schema import TaskConfig
+from mptrain.config.section import Fraction
 from mptrain.errors import ConfigError
 from mptrain.interfaces import DataSpec
 from mptrain.registry import TASKS

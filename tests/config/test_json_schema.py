@@ -38,7 +38,9 @@ def test_every_key_of_a_run_and_every_entry_is_there() -> None:
 def test_bare_values_and_partial_files_are_allowed() -> None:
     schema = json_schema()
     mode, full = schema["properties"]["precision"]["anyOf"]
-    assert "bf16" in mode["enum"]
+    named, free = mode["anyOf"]
+    assert "bf16" in named["enum"]
+    assert free["pattern"].startswith("^e")
     assert full == {"$ref": "#/$defs/PrecisionConfig"}
     kinds = schema["$defs"]["PrecisionConfig"]["properties"]["loss_scale"]["anyOf"]
     assert [option.get("type") for option in kinds] == ["string", "number", None]

@@ -17,7 +17,8 @@ from torch import nn
 
 from mptrain import checkpoint as checkpoints
 from mptrain.checkpoint import CheckpointStore
-from mptrain.config.schema import ModelConfig, PrecisionConfig
+from mptrain.config.precision import PrecisionConfig
+from mptrain.config.schema import ModelConfig
 from mptrain.data.cached import CachedTrainLoader
 from mptrain.errors import Preempted
 from mptrain.interfaces import Batch, DataSpec

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mptrain.config.schema import PRECISION_MODES, PrecisionConfig
+from mptrain.config.precision import PRECISION_MODES, PrecisionConfig
 from mptrain.errors import CapabilityError
 from mptrain.precision import capability
 from mptrain.precision.modes import MODES

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mptrain.config.schema import LossScaleConfig
+from mptrain.config.precision import LossScaleConfig
 from mptrain.optim.build import build_optimizer
 from mptrain.precision.loss_scaler import DynamicLossScaler, LossScaler
 
