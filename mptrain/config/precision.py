@@ -146,7 +146,7 @@ class OverrideConfig(Section):
     dtype: FormatName
     """The format they compute in."""
     role: Role | None = None
-    """Only this operand of their products (emulated, or FP8); null means the whole module."""
+    """Only this operand of their products (emulated); null means the whole module."""
 
 
 class PhaseConfig(Section):

@@ -1,0 +1,183 @@
+"""What each module gets, and why: the format it is stored in, computes in, and takes its gradient in.
+
+Owns: the rules from mode and overrides to modules, as frozen data that prints and goes to plan.json. Must not: change
+a model (`policy.py` does what the plan says) or ask a device (`capability.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from mptrain.config.precision import NAMED_FORMATS, PrecisionConfig
+from mptrain.errors import ConfigError
+from mptrain.precision.modes import GemmFormats, Mode
+from mptrain.precision.overrides import Answer, match_modules, resolve_overrides
+
+_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
+_PRODUCTS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, *_CONVOLUTIONS)
+_MIXED_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+"""Norms whose kernels take FP16 or BF16 inputs beside FP32 weights, and compute in FP32."""
+
+
+@dataclass(frozen=True)
+class ModulePlan:
+    """What one module gets."""
+
+    name: str
+    type: str
+    parameters: int
+    """Elements of its own parameters."""
+    stored: str
+    computed: str
+    gradient: str
+    """Format of its parameters' gradients."""
+    formats: GemmFormats | None
+    """Operand formats of its products, where they are below `computed`."""
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON-able data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every module gets, and what follows for the whole."""
+
+    mode: Mode
+    emulated: bool
+    modules: tuple[ModulePlan, ...]
+    regions: Mapping[str, str]
+    """Module -> the format it runs in, where an override or its kind sets it apart; nested ones left out."""
+
+    @property
+    def layers(self) -> dict[str, GemmFormats]:
+        """Layers whose products take operands in formats of their own."""
+        return {module.name: module.formats for module in self.modules if module.formats}
+
+    @property
+    def formats_in_use(self) -> set[str]:
+        """Formats that some module computes in."""
+        return {self.mode.computed} | {module.computed for module in self.modules} | set(self.regions.values())
+
+
+WhyNot = Callable[[str, nn.Module, bool], str | None]
+"""(name, layer, is it the last one?) -> why its products stay in the mode's format, or None."""
+
+
+def make_plan(model: nn.Module, mode: Mode, config: PrecisionConfig, *, emulated: bool, why_not: WhyNot) -> Plan:
+    """Return the plan of `mode` under `config.overrides` for a model in FP32; `why_not` filters layers for `mode.gemm`.
+
+    Raises ConfigError for rules that contradict one another, match nothing, or ask for what cannot be done per module.
+    """
+    answers = resolve_overrides(model, config.overrides)
+    problems = [problem for name, answer in answers.items() for problem in _impossible(name, answer, mode, emulated)]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    products = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | _CONVOLUTIONS[0])]
+    last = products[-1] if products else None
+    modules = []
+    for name, module in model.named_modules():
+        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if own or (name in answers and not list(module.children())):
+            modules.append(_module_plan(name, module, own, answers.get(name), mode, why_not, is_last=name == last))
+    _require_products(modules, config)
+    regions = {p.name: p.computed for p in modules if p.computed != mode.computed and _runs_apart(p, model, answers)}
+    return Plan(mode, emulated, tuple(modules), _outermost(model, config, mode, regions))
+
+
+def _impossible(name: str, answer: Answer, mode: Mode, emulated: bool) -> list[str]:
+    dtypes = {answer.dtype, *answer.roles.values()} - {None}
+    found = []
+    if answer.dtype == "tf32" or (mode.computed == "tf32" and answer.dtype == "fp32"):
+        found.append(
+            f"precision.overrides: {answer.rule}: TF32 is one switch for the whole process; choose precision=tf32 or "
+            "precision=fp32 for all, or set single modules to bf16"
+        )
+    if not emulated and (answer.roles or dtypes - set(NAMED_FORMATS)):
+        what = "formats of single operands are" if answer.roles else f"{answer.dtype} is"
+        found.append(f"precision.overrides: {answer.rule}: {what} emulated only; set precision.backend=emulated")
+    return found
+
+
+def _module_plan(
+    name: str, module: nn.Module, own: int, answer: Answer | None, mode: Mode, why_not: WhyNot, *, is_last: bool
+) -> ModulePlan:
+    base = ModulePlan(name, type(module).__name__, own, mode.stored, mode.computed, mode.stored, None, "the mode's own")
+    if answer is not None:
+        return _overridden(base, module, answer, mode)
+    if is_norm(module):
+        high = "fp64" if mode.stored == "fp64" else "fp32"
+        reason = "a norm" if mode.autocast else base.reason
+        return replace(base, stored=high, computed=high, gradient=high, reason=reason)
+    if not isinstance(module, _PRODUCTS):
+        reason = "no product: as stored" if mode.autocast or mode.gemm else base.reason
+        return replace(base, computed=mode.stored, reason=reason)
+    if mode.gemm is None:
+        return base
+    refusal = why_not(name, module, is_last)
+    return (
+        replace(base, reason=refusal) if refusal else replace(base, formats=mode.gemm, reason=f"{mode.name} operands")
+    )
+
+
+def _overridden(base: ModulePlan, module: nn.Module, answer: Answer, mode: Mode) -> ModulePlan:
+    dtype = answer.dtype
+    if dtype in NAMED_FORMATS:
+        # A wider module of a low-precision mode keeps its weights wide, or the rule would gain nothing.
+        stored = dtype if dtype == "fp64" or (mode.stored in ("fp16", "bf16") and dtype == "fp32") else mode.stored
+        stored = "fp32" if is_norm(module) and stored in ("fp16", "bf16") else stored
+        return replace(base, stored=stored, computed=dtype, gradient=stored, reason=answer.rule)
+    if not isinstance(module, nn.Linear | _CONVOLUTIONS[0]):
+        return replace(base, reason=f"{answer.rule}; no product to round")
+    own = mode.gemm or GemmFormats(mode.computed, mode.computed, mode.computed, mode.computed)
+    if dtype is not None:
+        formats = replace(own, input=dtype, weight=dtype, grad_output_for_input=dtype, grad_output_for_weight=dtype)
+    else:
+        roles = answer.roles
+        backward = roles.get("grad_output")
+        formats = replace(
+            own,
+            input=roles.get("input", own.input),
+            weight=roles.get("weight", own.weight),
+            grad_output_for_input=backward or own.grad_output_for_input,
+            grad_output_for_weight=backward or own.grad_output_for_weight,
+        )
+    return replace(base, formats=formats, reason=answer.rule)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Return whether `module` normalises: torch's norms, and any class that says so in its name."""
+    return isinstance(module, _MIXED_NORMS) or "norm" in type(module).__name__.lower()
+
+
+def _runs_apart(plan: ModulePlan, model: nn.Module, answers: Mapping[str, Answer]) -> bool:
+    """Return whether a module whose format differs from the mode's must be run apart: torch's own norms need not."""
+    module = model.get_submodule(plan.name)
+    return plan.name in answers or (is_norm(module) and not isinstance(module, _MIXED_NORMS))
+
+
+def _outermost(model: nn.Module, config: PrecisionConfig, mode: Mode, regions: Mapping[str, str]) -> dict[str, str]:
+    """Return the regions with whole containers, where a rule names one, in place of the modules inside."""
+    found = dict(regions)
+    for index, rule in enumerate(config.overrides):
+        if rule.role is None and rule.dtype in NAMED_FORMATS and rule.dtype != mode.computed:
+            matched = match_modules(model, rule.match, key=f"precision.overrides[{index}]")
+            found |= dict.fromkeys(matched, rule.dtype)
+    names = [name for name, _ in model.named_modules() if name in found]
+    return {name: found[name] for name in names if not any(name.startswith(f"{outer}.") for outer in names)}
+
+
+def _require_products(modules: list[ModulePlan], config: PrecisionConfig) -> None:
+    """Refuse rules for operands that reach no product at all."""
+    reached = " ".join(module.reason for module in modules if module.formats)
+    for index, rule in enumerate(config.overrides):
+        if (rule.role or rule.dtype not in NAMED_FORMATS) and f"rule {index + 1} (" not in reached:
+            raise ConfigError(
+                f"precision.overrides[{index}]: {rule.match!r} matches no linear layer or convolution; operands and "
+                f"{rule.dtype} exist only in their products"
+            )
