@@ -9,11 +9,15 @@ Dynamic scaling follows Micikevicius et al. 2018 (arXiv 1710.03740, section 3.2)
 it (same kernels, equal scales step by step), with four differences: a floor and a ceiling; hysteresis as in
 Megatron-LM; a non-finite *loss* leaves scale and growth tracker alone, since no scale can cure it; and skipping is a
 device value (`outcome.skipped`), never a comparison of scales.
+
+Gradients stored in FP16 or BF16 stay scaled: divided in their own format they would underflow, which is what the scale
+prevents. For them `unscale_` only checks, clipping computes its factor in FP32, and `finish_` applies both to the FP32
+copies that the optimizer of low-precision weights works on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -34,9 +38,14 @@ class LossScaler:
         self.scales_loss = scale != 1.0
         self._scale = torch.full((), scale, dtype=torch.float32, device=device)
         self._inverse = self._scale.double().reciprocal().float()
+        self._one = torch.ones((), device=device)
         self._residue = torch.zeros((), device=device)
-        self._by_dtype = _group_by_dtype(params)
+        self._params = list(params)
+        self._gradient_of: Callable[[nn.Parameter], Tensor | None] = lambda param: param.grad
         self._grads: list[Tensor] = []
+        self._low_grads: list[Tensor] = []
+        self._pending: Tensor | None = None
+        self._max_value: float | None = None
 
     @property
     def min_scale(self) -> float | None:
@@ -52,31 +61,53 @@ class LossScaler:
         """Return the loss to call backward on."""
         return loss * self._scale if self.scales_loss else loss
 
+    def read_gradients_from(self, source: Callable[[nn.Parameter], Tensor | None]) -> None:
+        """Take each parameter's gradient from `source` instead of `.grad`: where micro-batches are summed elsewhere."""
+        self._gradient_of = source
+
     def unscale_(self) -> None:
-        """Divide gradients by the scale in place; set `outcome.skipped` where loss or gradients are not finite."""
+        """Divide gradients by the scale in place; set `outcome.skipped` where loss or gradients are not finite.
+
+        FP16 and BF16 gradients stay scaled (see `finish_`).
+        """
         self._set_skipped(self.outcome.loss, accumulate=False)
-        self._grads = []
-        for group in self._by_dtype:
-            grads = [p.grad for p in group if p.grad is not None]
-            if grads:
-                torch._amp_foreach_non_finite_check_and_unscale_(grads, self.outcome.skipped, self._inverse)
-                self._grads += grads
+        self._grads, self._low_grads = [], []
+        for dtype, grads in self._gradients_by_dtype().items():
+            low = dtype.itemsize < 4
+            inverse = self._one if low else self._inverse
+            torch._amp_foreach_non_finite_check_and_unscale_(grads, self.outcome.skipped, inverse)
+            (self._low_grads if low else self._grads).extend(grads)
+        self._pending = self._inverse if self.scales_loss else None
+        self._max_value = None
 
     def clip_norm_(self, max_norm: float) -> None:
         """Clip the total norm of the unscaled gradients and record it; a norm that is not finite skips the step.
 
-        The arithmetic of `torch.nn.utils.clip_grad_norm_`.
+        The arithmetic of `torch.nn.utils.clip_grad_norm_`, in FP32 for FP16 and BF16 gradients.
         """
-        total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._grads)))
-        torch._foreach_mul_(self._grads, (max_norm / (total + 1e-6)).clamp_(max=1.0))
+        total = torch.linalg.vector_norm(torch.stack(self._norms()))
+        self._multiply((max_norm / (total + 1e-6)).clamp_(max=1.0))
         self.outcome.grad_norm.copy_(total)
         # Finite gradients can still have an infinite norm, which would clip them all to zero.
         self._set_skipped(self.outcome.grad_norm, accumulate=True)
 
     def clip_value_(self, max_value: float) -> None:
         """Clip every element of the unscaled gradients to [-max_value, max_value]."""
-        torch._foreach_clamp_min_(self._grads, -max_value)
-        torch._foreach_clamp_max_(self._grads, max_value)
+        self._max_value = max_value
+        if self._grads:
+            torch._foreach_clamp_min_(self._grads, -max_value)
+            torch._foreach_clamp_max_(self._grads, max_value)
+
+    def finish_(self, grads: list[Tensor], params: Sequence[nn.Parameter]) -> None:
+        """Unscale and clip in place the FP32 copies of gradients that this step left scaled in FP16 or BF16.
+
+        `params` are the parameters they belong to, in the same order.
+        """
+        if self._pending is not None:
+            torch._foreach_mul_(grads, self._pending)
+        if self._max_value is not None:
+            torch._foreach_clamp_min_(grads, -self._max_value)
+            torch._foreach_clamp_max_(grads, self._max_value)
 
     def update(self) -> None:
         """Adjust the scale after a step; a static scale stays."""
@@ -91,6 +122,30 @@ class LossScaler:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved state of the same kind: nothing, since the config decides a constant scale."""
+
+    def _gradients_by_dtype(self) -> dict[torch.dtype, list[Tensor]]:
+        """Return the gradients there are, grouped: foreach kernels take one dtype a call."""
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for param in self._params:
+            grad = self._gradient_of(param)
+            if grad is not None:
+                groups.setdefault(grad.dtype, []).append(grad)
+        return groups
+
+    def _norms(self) -> list[Tensor]:
+        """Return the unscaled norm of each gradient."""
+        norms = list(torch._foreach_norm(self._grads)) if self._grads else []
+        if self._low_grads:
+            low = torch._foreach_norm(self._low_grads, 2, dtype=torch.float32)
+            norms += torch._foreach_mul(low, self._inverse) if self.scales_loss else low
+        return norms
+
+    def _multiply(self, factor: Tensor) -> None:
+        """Multiply every gradient by a 0-d factor, at once or when it is finished."""
+        if self._grads:
+            torch._foreach_mul_(self._grads, factor)
+        if self._low_grads:
+            self._pending = factor if self._pending is None else self._pending * factor
 
     def _set_skipped(self, value: Tensor, *, accumulate: bool) -> None:
         # x - x is 0 for finite x and NaN otherwise: two kernels where isfinite takes four.
@@ -170,11 +225,3 @@ def make_scaler(kind: str, config: LossScaleConfig, params: Iterable[nn.Paramete
     if kind == "dynamic":
         return DynamicLossScaler(config, params, device)
     return LossScaler(config.init_scale if kind == "static" else 1.0, params, device)
-
-
-def _group_by_dtype(params: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Group parameters by dtype: foreach kernels take one dtype a call."""
-    groups: dict[torch.dtype, list[nn.Parameter]] = {}
-    for param in params:
-        groups.setdefault(param.dtype, []).append(param)
-    return list(groups.values())

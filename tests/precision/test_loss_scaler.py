@@ -217,3 +217,88 @@ def test_clip_value_bounds_every_element():
     scaler.unscale_()
     scaler.clip_value_(0.25)
     assert max(float(p.grad.abs().max()) for p in model.parameters()) == 0.25
+
+
+def low_and_reference(dtype: torch.dtype, scale: float, seed: int = 0):
+    """A parameter each in `dtype` and in FP32, with scaled gradients in their own dtype, and the FP32 truth."""
+    torch.manual_seed(seed)
+    params = [nn.Parameter(torch.zeros(40, 30, dtype=dtype)), nn.Parameter(torch.zeros(30))]
+    for param in params:
+        param.grad = (torch.randn(param.shape) * 1e-6 * scale).to(param.dtype)
+    return params, [param.grad.float() / scale for param in params]
+
+
+def finished(scaler, param):
+    staged = [param.grad.float()]
+    scaler.finish_(staged, [param])
+    return staged[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("clip_norm", [None, 1e-5])
+@pytest.mark.parametrize("clip_value", [None, 1e-7])
+def test_low_precision_gradients_stay_scaled_until_they_are_finished(dtype, clip_norm, clip_value):
+    params, truth = low_and_reference(dtype, 4096.0)
+    scaled = params[0].grad.clone()
+    scaler = DynamicLossScaler(LossScaleConfig(init_scale=4096.0), params, CPU)
+    scaler.outcome.loss.fill_(1.0)
+    scaler.unscale_()
+    references = [nn.Parameter(torch.zeros_like(grad)) for grad in truth]
+    for reference, grad in zip(references, truth, strict=True):
+        reference.grad = grad
+    if clip_norm is not None:
+        scaler.clip_norm_(clip_norm)
+        norm = nn.utils.clip_grad_norm_(references, clip_norm)
+        torch.testing.assert_close(scaler.outcome.grad_norm, norm, rtol=1e-6, atol=0)
+        assert norm > clip_norm
+    if clip_value is not None:
+        scaler.clip_value_(clip_value)
+        nn.utils.clip_grad_value_(references, clip_value)
+    assert torch.equal(params[0].grad, scaled)
+    torch.testing.assert_close(finished(scaler, params[0]), references[0].grad, rtol=1e-6, atol=0)
+    torch.testing.assert_close(params[1].grad, references[1].grad, rtol=1e-6, atol=0)
+    assert not scaler.outcome.skipped
+
+
+def test_low_precision_gradients_without_a_scale_are_exact():
+    params, truth = low_and_reference(torch.bfloat16, 1.0)
+    scaler = LossScaler(1.0, params, CPU)
+    scaler.outcome.loss.fill_(1.0)
+    scaler.unscale_()
+    assert torch.equal(finished(scaler, params[0]), truth[0])
+    assert torch.equal(params[1].grad, truth[1])
+
+
+def test_an_infinity_in_a_low_precision_gradient_skips_and_backs_off():
+    params, _ = low_and_reference(torch.float16, 4096.0)
+    params[0].grad[3, 3] = -math.inf
+    scaler = DynamicLossScaler(LossScaleConfig(init_scale=4096.0), params, CPU)
+    scaler.outcome.loss.fill_(1.0)
+    scaler.unscale_()
+    scaler.update()
+    assert scaler.outcome.skipped
+    assert scaler.current_scale() == 2048.0
+
+
+def test_clipping_of_one_step_does_not_reach_the_next():
+    params, truth = low_and_reference(torch.float16, 4096.0)
+    scaler = DynamicLossScaler(LossScaleConfig(init_scale=4096.0), params, CPU)
+    scaler.outcome.loss.fill_(1.0)
+    scaler.unscale_()
+    scaler.clip_norm_(1e-5)
+    scaler.clip_value_(1e-7)
+    params[1].grad = truth[1] * 4096.0
+    scaler.unscale_()
+    assert torch.equal(finished(scaler, params[0]), truth[0])
+
+
+def test_gradients_summed_elsewhere_are_unscaled_there():
+    params, truth = low_and_reference(torch.float16, 4096.0)
+    sums = {param: grad * 4096.0 for param, grad in zip(params, truth, strict=True)}
+    scaled = params[0].grad.clone()
+    scaler = DynamicLossScaler(LossScaleConfig(init_scale=4096.0), params, CPU)
+    scaler.read_gradients_from(sums.get)
+    scaler.outcome.loss.fill_(1.0)
+    scaler.unscale_()
+    assert torch.equal(params[0].grad, scaled)
+    assert all(torch.equal(sums[param], grad) for param, grad in zip(params, truth, strict=True))
