@@ -23,6 +23,8 @@ NamedMode = Literal[
 # fmt: on
 PRECISION_MODES: tuple[str, ...] = get_args(NamedMode)
 NAMED_FORMATS = ("fp64", "fp32", "tf32", "fp16", "bf16")
+OPERAND_MODES = ("fp8", "mxfp8", "nvfp4")
+"""Modes that round the operands of products, and can be asked for per module."""
 FREE_FORMAT = re.compile(r"e([1-8])m([0-9]|1[0-9]|2[0-3])")
 """`eXmY`: X exponent and Y mantissa bits, within what FP32 can hold."""
 
@@ -33,6 +35,10 @@ def _format_name(value: Any) -> Any:
     raise ValueError(
         f"{shorten(repr(value))} is not a number format; one of {', '.join(NAMED_FORMATS)}, or eXmY (e4m3)"
     )
+
+
+def _override_name(value: Any) -> Any:
+    return value if value in OPERAND_MODES else _format_name(value)
 
 
 def _mode_name(value: Any) -> Any:
@@ -51,6 +57,11 @@ FormatName = Annotated[
     str,
     BeforeValidator(_format_name),
     WithJsonSchema({"anyOf": [{"enum": list(NAMED_FORMATS)}, _FREE_SCHEMA]}),
+]
+OverrideFormat = Annotated[
+    str,
+    BeforeValidator(_override_name),
+    WithJsonSchema({"anyOf": [{"enum": [*NAMED_FORMATS, *OPERAND_MODES]}, _FREE_SCHEMA]}),
 ]
 PrecisionMode = Annotated[
     str,
@@ -143,8 +154,8 @@ class OverrideConfig(Section):
 
     match: str
     """Which modules: a glob over their names (`layer4.*`), `re:` a regular expression, or `type:` a class name."""
-    dtype: FormatName
-    """The format they compute in."""
+    dtype: OverrideFormat
+    """The format they compute in; fp8, mxfp8, nvfp4 and eXmY are those of their products' operands."""
     role: Role | None = None
     """Only this operand of their products (emulated); null means the whole module."""
 

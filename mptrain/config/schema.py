@@ -65,6 +65,9 @@ class DataConfig(EntryConfig):
 class TaskConfig(EntryConfig):
     """Base of every task's Config."""
 
+    reduction: Literal["mean", "sum"] = "mean"
+    """sum: gradients of the loss summed over the step's samples, so divide the rate by them; reports keep the mean."""
+
 
 class OptimizerConfig(EntryConfig):
     """Base of every optimizer's Config."""
@@ -100,7 +103,7 @@ class TrainConfig(Section):
     stop_at_step: PositiveInt | None = None
     """Stop after this many applied steps though the schedule is longer (the command line's --max-steps)."""
     accumulate: PositiveInt = 1
-    """Micro-batches per optimizer step; gradients are the mean over all samples of the window."""
+    """Micro-batches per optimizer step; gradients are the mean over all its samples (or the sum: task.reduction)."""
     clip_norm: PositiveFloat | None = None
     """Clip the total gradient norm (after unscaling) to this."""
     clip_value: PositiveFloat | None = None

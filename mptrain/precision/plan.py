@@ -12,13 +12,14 @@ from typing import Any
 
 from torch import nn
 
-from mptrain.config.precision import NAMED_FORMATS, PrecisionConfig
+from mptrain.config.precision import NAMED_FORMATS, OPERAND_MODES, PrecisionConfig
 from mptrain.errors import ConfigError
-from mptrain.precision.modes import GemmFormats, Mode
+from mptrain.precision.modes import GemmFormats, Mode, get_mode
 from mptrain.precision.overrides import Answer, match_modules, resolve_overrides
 
-_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
-_PRODUCTS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, *_CONVOLUTIONS)
+_ROUNDABLE = (nn.Linear, nn.modules.conv._ConvNd)
+"""Layers whose products can take operands in a format of their own."""
+_PRODUCTS = (*_ROUNDABLE, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase)
 _MIXED_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 """Norms whose kernels take FP16 or BF16 inputs beside FP32 weights, and compute in FP32."""
 
@@ -78,7 +79,7 @@ def make_plan(model: nn.Module, mode: Mode, config: PrecisionConfig, *, emulated
     problems = [problem for name, answer in answers.items() for problem in _impossible(name, answer, mode, emulated)]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    products = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | _CONVOLUTIONS[0])]
+    products = [name for name, module in model.named_modules() if isinstance(module, _ROUNDABLE)]
     last = products[-1] if products else None
     modules = []
     for name, module in model.named_modules():
@@ -98,7 +99,7 @@ def _impossible(name: str, answer: Answer, mode: Mode, emulated: bool) -> list[s
             f"precision.overrides: {answer.rule}: TF32 is one switch for the whole process; choose precision=tf32 or "
             "precision=fp32 for all, or set single modules to bf16"
         )
-    if not emulated and (answer.roles or dtypes - set(NAMED_FORMATS)):
+    if not emulated and (answer.roles or dtypes - {*NAMED_FORMATS, *OPERAND_MODES}):
         what = "formats of single operands are" if answer.roles else f"{answer.dtype} is"
         found.append(f"precision.overrides: {answer.rule}: {what} emulated only; set precision.backend=emulated")
     return found
@@ -108,7 +109,7 @@ def _module_plan(
     name: str, module: nn.Module, own: int, answer: Answer | None, mode: Mode, why_not: WhyNot, *, is_last: bool
 ) -> ModulePlan:
     base = ModulePlan(name, type(module).__name__, own, mode.stored, mode.computed, mode.stored, None, "the mode's own")
-    if answer is not None:
+    if answer is not None and (answer.dtype in NAMED_FORMATS or isinstance(module, _ROUNDABLE)):
         return _overridden(base, module, answer, mode)
     if is_norm(module):
         high = "fp64" if mode.stored == "fp64" else "fp32"
@@ -132,10 +133,10 @@ def _overridden(base: ModulePlan, module: nn.Module, answer: Answer, mode: Mode)
         stored = dtype if dtype == "fp64" or (mode.stored in ("fp16", "bf16") and dtype == "fp32") else mode.stored
         stored = "fp32" if is_norm(module) and stored in ("fp16", "bf16") else stored
         return replace(base, stored=stored, computed=dtype, gradient=stored, reason=answer.rule)
-    if not isinstance(module, nn.Linear | _CONVOLUTIONS[0]):
-        return replace(base, reason=f"{answer.rule}; no product to round")
     own = mode.gemm or GemmFormats(mode.computed, mode.computed, mode.computed, mode.computed)
-    if dtype is not None:
+    if dtype in OPERAND_MODES:
+        formats = (mode if mode.name == dtype else get_mode(dtype)).gemm or own
+    elif dtype is not None:
         formats = replace(own, input=dtype, weight=dtype, grad_output_for_input=dtype, grad_output_for_weight=dtype)
     else:
         roles = answer.roles
