@@ -225,4 +225,5 @@ def _step_parts(
         buffers=BufferGuard(model),
         faults=make_faults(config.debug),
         config=config.train,
+        summed_loss=config.task.reduction == "sum",
     )

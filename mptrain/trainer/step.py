@@ -43,6 +43,8 @@ class StepParts:
     buffers: BufferGuard
     faults: NoFaults
     config: TrainConfig
+    summed_loss: bool
+    """The gradient is the sum over the window's samples, not their mean."""
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
         """Return the context in which the model holds the weights to evaluate: their average, where one is kept."""
@@ -59,7 +61,7 @@ class TrainStep:
         self._outcome = parts.scaler.outcome
 
     def __call__(self, window: Sequence[Batch]) -> int:
-        """Attempt one step and return its number of samples; the gradient is the mean over all of them."""
+        """Attempt one step and return its number of samples; the gradient is their mean, or sum (task.reduction)."""
         parts, scaler, outcome = self._parts, self._parts.scaler, self._outcome
         total = sum(len(batch.inputs) for batch in window)
         for param in self._params:
@@ -67,11 +69,11 @@ class TrainStep:
         parts.buffers.keep()
         for index, batch in enumerate(window):
             loss = parts.faults.on_loss(_checked(self._loss(parts.faults.on_batch(batch))))
-            if len(window) > 1:
-                loss = loss * (len(batch.inputs) / total)  # this micro-batch's true share, also in a short last window
-            outcome.loss.copy_(loss.detach()) if index == 0 else outcome.loss.add_(loss.detach())
+            size = len(batch.inputs)
+            share = loss * (size / total) if len(window) > 1 else loss  # true also in a short last window
+            outcome.loss.copy_(share.detach()) if index == 0 else outcome.loss.add_(share.detach())
             self._require_connection(loss.requires_grad)
-            scaler.scale(loss).backward()
+            scaler.scale(loss * size if parts.summed_loss else share).backward()
         self._require_connection(any(param.grad is not None for param in self._params))
         parts.faults.on_gradients(self._params)
 
