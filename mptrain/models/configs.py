@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Strict
+from pydantic import Field, Strict, model_validator
 
 from mptrain.config.schema import ModelConfig
 from mptrain.config.section import Fraction, PositiveInt
@@ -31,6 +31,36 @@ class MlpConfig(ModelConfig):
     """Normalisation before each non-linearity."""
     dropout: Fraction = 0.0
     """Share of hidden values dropped in training."""
+
+
+class SmallCnnConfig(ModelConfig):
+    """A few 3x3 convolutions, then the mean over positions and a linear layer."""
+
+    widths: Annotated[tuple[PositiveInt, ...], Strict(False), Field(min_length=1)] = (16, 32, 64)
+    """Channels of each block; the image is halved between two blocks."""
+    norm: Literal["batch", "none"] = "batch"
+    """Normalisation between convolution and ReLU."""
+
+
+class SmallVitConfig(ModelConfig):
+    """A small vision transformer with pre-norm blocks."""
+
+    patch_size: PositiveInt = 7
+    """Side of the square patches that become tokens, in pixels; must divide the image."""
+    width: PositiveInt = 64
+    """Values per token."""
+    depth: PositiveInt = 2
+    """Blocks of attention and MLP."""
+    heads: PositiveInt = 4
+    """Attention heads; must divide width."""
+    mlp_ratio: PositiveInt = 2
+    """Hidden width of the MLPs, in widths."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> SmallVitConfig:
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
 
 
 class VisionConfig(ModelConfig):

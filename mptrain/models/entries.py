@@ -1,6 +1,6 @@
 """Names and descriptions of the built-in models.
 
-Owns: their registration. Must not: import torch at module level; `basic` and `vision` hold the code.
+Owns: their registration. Must not: import torch at module level; `basic`, `small` and `vision` hold the code.
 """
 
 from __future__ import annotations
@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mptrain.interfaces import DataSpec
-from mptrain.models.configs import AuxConfig, LinearConfig, MlpConfig, ResNetConfig, VisionConfig
+from mptrain.models.configs import (
+    AuxConfig,
+    LinearConfig,
+    MlpConfig,
+    ResNetConfig,
+    SmallCnnConfig,
+    SmallVitConfig,
+    VisionConfig,
+)
 from mptrain.registry import MODELS
 
 if TYPE_CHECKING:
@@ -83,3 +91,19 @@ def build_linear(config: LinearConfig, spec: DataSpec) -> nn.Module:
     from mptrain.models import basic
 
     return basic.linear(config, spec)
+
+
+@MODELS.register("small_cnn", config=SmallCnnConfig, description="Three 3x3 convolutions, for experiments on a CPU")
+def build_small_cnn(config: SmallCnnConfig, spec: DataSpec) -> nn.Module:
+    """Build the convnet for images of `spec.input_shape`, (N, C, H, W) -> (N, outputs)."""
+    from mptrain.models import small
+
+    return small.small_cnn(config, spec)
+
+
+@MODELS.register("small_vit", config=SmallVitConfig, description="Two transformer blocks on patches, for experiments")
+def build_small_vit(config: SmallVitConfig, spec: DataSpec) -> nn.Module:
+    """Build the transformer for images of `spec.input_shape`, (N, C, H, W) -> (N, outputs)."""
+    from mptrain.models import small
+
+    return small.small_vit(config, spec)
