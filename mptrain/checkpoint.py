@@ -38,8 +38,8 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Applied steps when it was saved."""
-        return int(self.manifest["applied_steps"])
+        """Steps done when it was saved: the applied ones, or the attempted ones where skips count as steps."""
+        return int(self.manifest["step"])
 
     @property
     def score(self) -> float | None:
@@ -57,9 +57,9 @@ class CheckpointStore:
         self._keep_best = keep_best
 
     def save(
-        self, parts: Mapping[str, Any], *, applied_steps: int, attempted_steps: int, score: float | None
+        self, parts: Mapping[str, Any], *, step: int, applied_steps: int, attempted_steps: int, score: float | None
     ) -> Checkpoint:
-        """Write `parts` as one checkpoint; the earlier ones stay until it is complete.
+        """Write `parts` as one checkpoint named after `step`, the steps done; earlier ones stay until it is complete.
 
         Raises CapabilityError where the folder cannot be made; OSError and torch's RuntimeError of a full disk pass.
         """
@@ -68,10 +68,10 @@ class CheckpointStore:
         except OSError as error:
             raise CapabilityError(f"cannot save: {self.folder} cannot be made ({error.strerror})") from error
         self._remove_leftovers()
-        target = self.folder / f"step-{applied_steps:08d}"
+        target = self.folder / f"step-{step:08d}"
         temporary = self.folder / f"{_TEMPORARY}{target.name}"
         temporary.mkdir()
-        manifest: dict[str, Any] = {"schema": SCHEMA, "applied_steps": applied_steps}
+        manifest: dict[str, Any] = {"schema": SCHEMA, "step": step, "applied_steps": applied_steps}
         manifest |= {"attempted_steps": attempted_steps, "score": score}
         try:
             _write_checkpoint(temporary, parts, manifest)
@@ -79,7 +79,7 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)  # on a full disk the run's result needs this space
             raise
         self._put_in_place(temporary, target)
-        self._rotate(applied_steps)
+        self._rotate(step)
         return Checkpoint(target, manifest)
 
     def _put_in_place(self, temporary: Path, target: Path) -> None:
@@ -174,7 +174,8 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 def _check_manifest(manifest: dict[str, Any]) -> None:
     """Raise KeyError, TypeError or ValueError for a manifest that this module did not write."""
-    for key in ("applied_steps", "attempted_steps"):
+    manifest.setdefault("step", manifest["applied_steps"])  # written before skips could count as steps
+    for key in ("step", "applied_steps", "attempted_steps"):
         if type(manifest[key]) is not int:
             raise TypeError(f"{key} is not a whole number")
     if type(manifest["score"]) not in (int, float, type(None)):

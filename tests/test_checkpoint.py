@@ -12,7 +12,7 @@ from mptrain.errors import CapabilityError, CheckpointError
 
 def save(store, step, score=None, value=1.0):
     return store.save(
-        {"model": {"w": torch.full((3,), value)}}, applied_steps=step, attempted_steps=step + 1, score=score
+        {"model": {"w": torch.full((3,), value)}}, step=step, applied_steps=step, attempted_steps=step + 1, score=score
     )
 
 
@@ -133,7 +133,7 @@ def test_a_failed_save_leaves_the_earlier_one_and_its_space(tmp_path):
     store = CheckpointStore(tmp_path)
     save(store, 5)
     with pytest.raises(AttributeError):
-        store.save({"model": {"w": lambda: None}}, applied_steps=6, attempted_steps=6, score=None)
+        store.save({"model": {"w": lambda: None}}, step=6, applied_steps=6, attempted_steps=6, score=None)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000005"]
     assert store.latest().step == 5
 

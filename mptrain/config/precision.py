@@ -71,6 +71,7 @@ PrecisionMode = Annotated[
 Rounding = Literal["nearest", "stochastic", "kahan"]
 Backend = Literal["auto", "native", "emulated"]
 Role = Literal["input", "weight", "grad_output"]
+OnSkip = Literal["drop", "retry", "count"]
 
 
 class LossScaleGroupConfig(Section):
@@ -107,7 +108,7 @@ class LossScaleConfig(Section):
     """histogram: powers of two kept free between the largest gradient and the format's maximum."""
     histogram_every: PositiveInt = 10
     """histogram: attempted steps between two looks at the gradients."""
-    on_skip: Literal["drop", "retry", "count"] = "drop"
+    on_skip: OnSkip = "drop"
     """A skipped step's batch is dropped, retried at the lower scale (one device wait a step), or counted as a step."""
     groups: Annotated[tuple[LossScaleGroupConfig, ...], Strict(False)] = ()
     """Modules with a scale of their own."""

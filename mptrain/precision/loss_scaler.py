@@ -46,6 +46,7 @@ class LossScaler:
         self._low_grads: list[Tensor] = []
         self._pending: Tensor | None = None
         self._max_value: float | None = None
+        self._dormant: dict[str, Any] | None = None
 
     @property
     def min_scale(self) -> float | None:
@@ -117,11 +118,17 @@ class LossScaler:
         return self._scale.item() if self.scales_loss else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs."""
-        return {"kind": self.kind}
+        """Return what a checkpoint needs; a moving scale that this constant one put aside is carried along."""
+        return {"kind": self.kind, "dormant": self._dormant}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state of the same kind: nothing, since the config decides a constant scale."""
+        """Take over a saved state of the same kind; the config decides a constant scale."""
+        self._dormant = state.get("dormant")
+
+    def take_over(self, state: dict[str, Any]) -> str | None:
+        """Go on from the state of another kind, or of another precision; return in words what became of its scale."""
+        self._dormant = _moving(state)
+        return None if self._dormant is not state else f"loss scale {float(state['scale']):g} put aside"
 
     def _gradients_by_dtype(self) -> dict[torch.dtype, list[Tensor]]:
         """Return the gradients there are, grouped: foreach kernels take one dtype a call."""
@@ -201,7 +208,8 @@ class DynamicLossScaler(LossScaler):
 
     def state_dict(self) -> dict[str, Any]:
         """Return scale, growth tracker and the hysteresis left."""
-        return super().state_dict() | {
+        return {
+            "kind": self.kind,
             "scale": self._scale.clone(),
             "growth_tracker": self._growth_tracker.clone(),
             "hysteresis_left": self._hysteresis_left.clone(),
@@ -212,6 +220,18 @@ class DynamicLossScaler(LossScaler):
         self._scale.copy_(state["scale"])
         self._growth_tracker.copy_(state["growth_tracker"])
         self._hysteresis_left.copy_(state["hysteresis_left"])
+
+    def take_over(self, state: dict[str, Any]) -> str | None:
+        """See LossScaler; from another kind of moving scale only the scale is taken."""
+        moving = _moving(state)
+        if moving is None:
+            return f"loss scale starts at {self.config.init_scale:g}"
+        if moving["kind"] == self.kind:
+            self.load_state_dict(moving)
+        else:
+            self._scale.copy_(moving["scale"])
+        self._scale.clamp_(self.config.min_scale, self.config.max_scale)
+        return f"loss scale {float(self._scale):g} {'goes on' if moving is state else 'is taken up again'}"
 
     def _spend_hysteresis(self, hold: Tensor) -> Tensor:
         """Spend one unit on an overflow and return 1.0 only for an overflow that finds nothing left to spend."""
@@ -225,3 +245,8 @@ def make_scaler(kind: str, config: LossScaleConfig, params: Iterable[nn.Paramete
     if kind == "dynamic":
         return DynamicLossScaler(config, params, device)
     return LossScaler(config.init_scale if kind == "static" else 1.0, params, device)
+
+
+def _moving(state: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the saved state of a scale that moves: this one, or the one that it put aside."""
+    return state if "scale" in state else state.get("dormant")

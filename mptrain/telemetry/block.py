@@ -115,11 +115,11 @@ def _header(state: State, width: int, unicode: bool) -> Line:
 
 def _bars(info: RunInfo, progress: Progress, seconds_left: float | None, width: int, unicode: bool) -> list[Line]:
     epoch, epochs, epoch_step = story.epoch_position(info, progress)
-    done = progress.applied_steps / info.total_steps
+    done = progress.steps_done / info.total_steps
     # Padded to what they can grow to, so that the bars keep their length.
     digits = len(str(info.total_steps))
     of_epoch = f"{epoch_step:>{digits}}/{info.steps_per_epoch}"
-    of_run = f"{progress.applied_steps:>{digits}}/{info.total_steps} {int(100 * done):>4}%"
+    of_run = f"{progress.steps_done:>{digits}}/{info.total_steps} {int(100 * done):>4}%"
     rows = [
         (f"epoch {epoch}/{epochs}", epoch_step / info.steps_per_epoch, of_epoch),
         ("run", done, f"{of_run}  eta {human.duration(seconds_left):<7}"),

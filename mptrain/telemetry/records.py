@@ -46,6 +46,8 @@ class Progress:
     skipped_steps: int
     last_skipped_step: int | None
     """Attempted step (from 1) of the last skip."""
+    steps_done: int
+    """Steps as the run's length counts them: the applied ones, or the attempted ones where skips count as steps."""
     epoch: int
     """From 0."""
     epoch_step: int

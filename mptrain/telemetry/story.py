@@ -29,10 +29,10 @@ class TimeLeft:
 
     def seconds(self, progress: Progress) -> float | None:
         """Return the seconds left, evaluations and saves included; None while there is no pace yet."""
-        left = max(0, self._total - progress.applied_steps)
+        left = max(0, self._total - progress.steps_done)
         if self._first is None:
             self._first = progress
-        done = progress.applied_steps - self._first.applied_steps
+        done = progress.steps_done - self._first.steps_done
         if done > 0:
             return left * (progress.wall_s - self._first.wall_s) / done
         return None if progress.step_time_ms is None else left * progress.step_time_ms / 1e3
@@ -83,7 +83,7 @@ def window(info: RunInfo, progress: Progress, seconds_left: float | None) -> str
     epoch, epochs, _ = epoch_position(info, progress)
     parts = [
         f"epoch {epoch}/{epochs}",
-        f"step {progress.applied_steps}/{info.total_steps}",
+        f"step {progress.steps_done}/{info.total_steps}",
         f"loss {human.number(progress.loss)}",
         f"lr {human.number(progress.lr)}",
     ]

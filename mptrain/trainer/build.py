@@ -207,7 +207,7 @@ def _rates(config: RunConfig, total_steps: int) -> list[float]:
 def _step_parts(
     config: RunConfig, model: nn.Module, task: Task, policy: PrecisionPolicy, rates: list[float], device: torch.device
 ) -> StepParts:
-    applied = AppliedSteps(rates, device)
+    applied = AppliedSteps(rates, device, skips_count=config.precision.loss_scale.on_skip == "count")
     groups = decay_groups(
         model, config.optimizer.weight_decay, decay_norm_and_bias=config.optimizer.decay_norm_and_bias
     )

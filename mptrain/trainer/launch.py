@@ -143,7 +143,7 @@ def _begin(trainer: Trainer, info: RunInfo, files: RunFiles, resumed: Checkpoint
     state = checkpoints.load(resumed.path, device=run.device) if resumed else None
     write_json(Path(info.run_dir) / "plan.json", run.in_force.as_dict() | {"compile": run.config.train.compile})
     trainer.reporter.begin(info)
-    attempted, applied = (resumed.manifest["attempted_steps"], resumed.step) if resumed else (0, 0)
+    attempted, applied = [resumed.manifest[f"{kind}_steps"] if resumed else 0 for kind in ("attempted", "applied")]
     files.trim_after(attempted, applied)
     for notice in info.notices:
         files.event(Event("warning", attempted, applied, notice))
@@ -155,10 +155,10 @@ def _finished_result(run_dir: Path, trainer: Trainer, resumed: Checkpoint) -> di
     """Return the result of a run that ended well and has nothing left to train, so that resuming it loses no figure."""
     try:
         result: dict[str, Any] = json.loads((run_dir / "result.json").read_bytes())
-        done = result["status"] == "ok" and result["applied_steps"] == resumed.step >= trainer.target
+        done = result["status"] == "ok" and result["attempted_steps"] == resumed.manifest["attempted_steps"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # it was killed before it could write one
-    return result if done else None
+    return result if done and resumed.step >= trainer.target else None
 
 
 def _check_summary(trainer: Trainer) -> None:
@@ -238,6 +238,7 @@ def _training_result(trainer: Trainer) -> dict[str, Any]:
         "skipped_steps": counts.skipped,
         "last_skipped_step": counts.last_skipped,
         "final_loss_scale": trainer.final_loss_scale(),
+        "loss_scale_history": trainer.ledger.scale_history(),
         "train_loss": trainer.train_loss,
         "metrics": dict(trainer.metrics),
         "best": {"metric": run.parts.task.main_metric, "value": best.value, "applied_steps": best.applied_steps}

@@ -1,17 +1,19 @@
 """The host's account of the run: what every attempted step did, what it adds up to, and when to give up.
 
-Owns: the counts (attempted, applied, skipped), the rules that end a run as diverged, and the events. Reads only
-outcomes that the device has published, so it may lag behind the device by a few steps; the weights are safe meanwhile,
-because the step skips itself.
+Owns: the counts (attempted, applied, skipped), the history of the loss scale, the rules that end a run as diverged,
+and the events. Reads only outcomes that the device has published, so it may lag behind the device by a few steps; the
+weights are safe meanwhile, because the step skips itself.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mptrain.config.precision import OnSkip
 from mptrain.config.schema import TrainConfig
 from mptrain.errors import DivergedError
 from mptrain.precision.outcome import Outcome
@@ -19,6 +21,8 @@ from mptrain.telemetry.records import Event
 
 _FLOOR_PATIENCE = 3
 """Overflows in a row at the scale's floor before the run ends: scaling can help no more."""
+_HISTORY = 20
+"""Changes of the loss scale that are remembered."""
 
 
 @dataclass
@@ -43,14 +47,35 @@ class Window:
 
 
 class Ledger:
-    """Adds up outcomes; `min_scale` is None where the loss scale cannot move."""
+    """Adds up outcomes under the precision last entered."""
 
-    def __init__(self, config: TrainConfig, min_scale: float | None) -> None:
+    def __init__(self, config: TrainConfig, on_skip: OnSkip) -> None:
         self._config = config
-        self._min_scale = min_scale
+        self._on_skip = on_skip
+        self._mode = ""
+        self._min_scale: float | None = None
+        self._scale_changes: deque[tuple[int, float, float]] = deque(maxlen=_HISTORY)
         self.counts = Counts()
         self.window = Window()
         self.last = Outcome(math.nan, math.nan, math.nan, 0.0)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps as schedule, `max_steps`, cadence and checkpoint names count them."""
+        return self.counts.attempted if self._on_skip == "count" else self.counts.applied
+
+    @property
+    def retry_is_due(self) -> bool:
+        """Whether the last attempt's batch is to be attempted again: a lower scale may cure an overflow."""
+        return self._on_skip == "retry" and bool(self.last.skipped) and math.isfinite(self.last.loss)
+
+    def enter_precision(self, mode: str, min_scale: float | None) -> None:
+        """Count under another precision; `min_scale` is None where its loss scale cannot move.
+
+        The first scale seen there is no change of scale.
+        """
+        self._mode, self._min_scale = mode, min_scale
+        self.last = self.last._replace(loss_scale=math.nan)
 
     def add(self, outcome: Outcome) -> Iterator[Event]:
         """Account for one attempt; yield its events; raise DivergedError when it is hopeless."""
@@ -80,14 +105,24 @@ class Ledger:
         closed, self.window = self.window, Window()
         return closed
 
+    def scale_history(self) -> list[dict[str, float]]:
+        """Return the last changes of the loss scale, oldest first: the attempted step that first used it, from, to."""
+        return [{"attempted_step": step, "from": old, "to": new} for step, old, new in self._scale_changes]
+
     def state_dict(self) -> dict[str, Any]:
         """Return the counts, the window begun, and the last scale: its next change is an event."""
-        return {"counts": asdict(self.counts), "window": asdict(self.window), "loss_scale": self.last.loss_scale}
+        return {
+            "counts": asdict(self.counts),
+            "window": asdict(self.window),
+            "loss_scale": self.last.loss_scale,
+            "scale_changes": [list(change) for change in self._scale_changes],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved state."""
         self.counts, self.window = Counts(**state["counts"]), Window(**state["window"])
         self.last = self.last._replace(loss_scale=state["loss_scale"])
+        self._scale_changes = deque((tuple(change) for change in state.get("scale_changes", [])), maxlen=_HISTORY)
 
     def _give_up_if_hopeless(self) -> None:
         counts, config = self.counts, self._config
@@ -101,14 +136,36 @@ class Ledger:
             )
         if counts.consecutive_at_floor >= _FLOOR_PATIENCE:
             raise DivergedError(
-                f"gradients overflow at the loss scale's floor (min_scale {self._min_scale:g}), up to {at}; "
-                "use precision=bf16, lower optimizer.lr, or set train.clip_norm"
+                f"gradients overflow at the loss scale's floor (min_scale {self._min_scale:g}), up to {at}"
+                f"{self._history_in_words()}; weights are those of the last good step; {self._remedy()}"
             )
         if counts.consecutive_skips >= config.max_consecutive_skips:
             raise DivergedError(
-                f"{counts.consecutive_skips} steps in a row were skipped for non-finite gradients, up to {at}; "
-                "lower optimizer.lr, or raise train.max_consecutive_skips if this is expected"
+                f"{counts.consecutive_skips} steps in a row were skipped for non-finite gradients, up to {at}"
+                f"{self._history_in_words()}; weights are those of the last good step; {self._remedy()}, or raise "
+                "train.max_consecutive_skips if this is expected"
             )
+
+    def _history_in_words(self) -> str:
+        """Return e.g. `; loss scale 65536 -> 32768 at step 12 -> 16384 at step 13`, the middle left out where long."""
+        changes = list(self._scale_changes)
+        if self._min_scale is None or not changes:
+            return ""
+        steps = [f"{new:g} at step {step}" for step, _, new in changes]
+        if len(steps) > 6:
+            steps = [*steps[:2], "...", *steps[-3:]]
+        return f"; loss scale {' -> '.join([f'{changes[0][1]:g}', *steps])}"
+
+    def _remedy(self) -> str:
+        """Return what to try where gradients overflow again and again, in the precision in force."""
+        common = "lower optimizer.lr or set train.clip_norm"
+        if self._mode.startswith("fp16"):
+            bf16 = self._mode.replace("fp16", "bf16")
+            lower = f", lower precision.loss_scale.min_scale (now {self._min_scale:g})" if self._min_scale else ""
+            return f"use precision={bf16}, whose range is FP32's{lower}, or {common}"
+        if self._min_scale is not None:
+            return f"{common}, or try precision.loss_scale=none: {self._mode} has a range that needs no scaling"
+        return common
 
     def _skip(self, outcome: Outcome, nonfinite_loss: bool) -> Event:
         counts = self.counts
@@ -117,15 +174,17 @@ class Ledger:
         else:
             kind, what = "overflow", "gradients are not finite"
         scaled = f" at loss scale {outcome.loss_scale:g}" if self._min_scale is not None else ""
+        retrying = "; retrying" if self.retry_is_due else ""
         return Event(
             kind=kind,
             attempted_step=counts.attempted,
             applied_steps=counts.applied,
-            message=f"skipped, {what}{scaled}",
+            message=f"skipped, {what}{scaled}{retrying}",
             data={"loss": outcome.loss, "loss_scale": outcome.loss_scale},
         )
 
     def _scale_change(self, old: float, new: float) -> Event:
+        self._scale_changes.append((self.counts.attempted, old, new))
         return Event(
             kind="scale_change",
             attempted_step=self.counts.attempted,

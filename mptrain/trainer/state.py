@@ -26,21 +26,23 @@ def parts_state(run: Run) -> dict[str, Any]:
     return state
 
 
-def restore_parts(run: Run, state: dict[str, Any], applied_steps: int) -> str | None:
-    """Put `state` back; return in words why the loss scale starts afresh, where it does."""
+def restore_parts(run: Run, state: dict[str, Any], steps_done: int) -> str | None:
+    """Put `state` back; return in words what became of the loss scale where precision or scaling changed."""
     parts = run.parts
     parts.model.load_state_dict(state["model"])
     restore_optimizer(parts.optimizer, state["optimizer"])
     if parts.average:
         parts.average.load_state_dict(state["ema"])
-    parts.applied.set(applied_steps)
+    parts.applied.set(steps_done)
     return _restore_scaler(parts.scaler, state["scaler"], run.in_force.mode)
 
 
 def _restore_scaler(scaler: LossScaler, saved: dict[str, Any], mode: str) -> str | None:
+    if saved["precision"] == mode and saved["kind"] == scaler.kind:
+        scaler.load_state_dict(saved)
+        return None
+    changed = f"loss scaling changed {saved['kind']} -> {scaler.kind}"
     if saved["precision"] != mode:
-        return f"precision changed {saved['precision']} -> {mode}"
-    if saved["kind"] != scaler.kind:
-        return f"loss scaling changed {saved['kind']} -> {scaler.kind}"
-    scaler.load_state_dict(saved)
-    return None
+        changed = f"precision changed {saved['precision']} -> {mode}"
+    scale = scaler.take_over(saved)
+    return f"{changed}: {scale}" if scale else changed

@@ -1,10 +1,11 @@
-"""The training loop: attempts until enough steps are applied; evaluates, saves and reports on the way.
+"""The training loop: attempts until enough steps are done; evaluates, saves and reports on the way.
 
 Owns: the cadence (when to log, evaluate, save, stop) and the position in the data. Must not: know formats or kernels
 (`step.py`, `mptrain.precision`), count (`ledger.py`), or print (`mptrain.telemetry`).
 
 The host launches attempts and learns of their outcome a little later. It therefore assumes that what is in flight is
-applied, and asks the device (one wait) only where that assumption would end the run, evaluate or save.
+applied, and asks the device (one wait) only where that assumption would end the run, evaluate or save. Only
+`loss_scale.on_skip: retry` waits after every attempt: it must know whether to attempt the same batch again.
 """
 
 from __future__ import annotations
@@ -60,8 +61,10 @@ class Trainer:
         self.train_loss = math.nan
         self.summary: dict[str, Any] | None = None
         self.pace = Pace()
-        scaler = run.parts.scaler
-        self.ledger = Ledger(run.config.train, scaler.min_scale)
+        on_skip = run.config.precision.loss_scale.on_skip
+        self._retries = on_skip == "retry"
+        self.ledger = Ledger(run.config.train, on_skip)
+        self.ledger.enter_precision(run.in_force.mode, run.parts.scaler.min_scale)
         self._step = TrainStep(run.parts, torch.compile if run.config.train.compile else lambda function: function)
         log_every = run.config.log.every
         self._rows_in_one_copy = max(d for d in range(1, _ATTEMPTS_IN_ONE_COPY + 1) if log_every % d == 0)
@@ -89,7 +92,7 @@ class Trainer:
                 self._epoch()
             self._settle()
             self._close_log_window()
-            if self._evaluated_at != self.ledger.counts.applied:
+            if self._evaluated_at != self.ledger.steps_done:
                 self._evaluate()
             self._save()
         self.summary = self._summarize()
@@ -111,13 +114,27 @@ class Trainer:
         self.position = Position(self.position.epoch + 1, 0)
 
     def _attempt(self, window: list[Batch]) -> None:
+        """Attempt a step on `window`, again and again where overflows are retried.
+
+        Where a stop is requested meanwhile, the position stays before the window: a resumed run goes on with it.
+        """
+        self._launch(window)
+        while self._retries:
+            self._settle()
+            if not self.ledger.retry_is_due:
+                break
+            if self._stop.requested:
+                return
+            self._launch(window)
+        self.position.micro_batch += len(window)
+
+    def _launch(self, window: list[Batch]) -> None:
         self._launched += 1
         planted = self.run.parts.faults.begin(self._launched)
         for what in planted:
             self._event("planted", what, {"what": what})
         self._samples_in_flight.append(self._step(window))
         self._log.record(self.run.parts.scaler.outcome.values)
-        self.position.micro_batch += len(window)
         if self.pace.is_warming_up:
             self._settle()
 
@@ -141,10 +158,10 @@ class Trainer:
     def _is_finished(self) -> bool:
         if self._stop_early:
             return True
-        if self._optimistic_applied() < self.target:
+        if self._optimistic_steps() < self.target:
             return False
         self._settle()
-        return self.ledger.counts.applied >= self.target
+        return self.ledger.steps_done >= self.target
 
     def _evaluation_is_due(self) -> bool:
         train = self.run.config.train
@@ -156,20 +173,20 @@ class Trainer:
         if epochs == self.position.epoch or epochs % train.eval_every_epochs:
             return False
         self._settle()
-        return self._evaluated_at != self.ledger.counts.applied
+        return self._evaluated_at != self.ledger.steps_done
 
     def _finished_epochs(self) -> int:
         return self.position.epoch + (self.position.micro_batch == len(self.run.train_loader))
 
     def _is_due(self, every: int | None, last: int) -> bool:
-        if every is None or self._optimistic_applied() % every:
+        if every is None or self._optimistic_steps() % every:
             return False
         self._settle()
-        applied = self.ledger.counts.applied
-        return applied % every == 0 and applied not in (0, last)
+        done = self.ledger.steps_done
+        return done % every == 0 and done not in (0, last)
 
-    def _optimistic_applied(self) -> int:
-        return self.ledger.counts.applied + len(self._samples_in_flight)
+    def _optimistic_steps(self) -> int:
+        return self.ledger.steps_done + len(self._samples_in_flight)
 
     def _settle(self) -> None:
         """Wait for the device and account for everything launched."""
@@ -207,10 +224,11 @@ class Trainer:
             applied_steps=counts.applied,
             skipped_steps=counts.skipped,
             last_skipped_step=counts.last_skipped,
+            steps_done=self.ledger.steps_done,
             epoch=self.position.epoch,
             epoch_step=-(-self.position.micro_batch // run.config.train.accumulate),
             loss=loss,
-            lr=run.rates[max(counts.applied - 1, 0)],
+            lr=run.rates[max(self.ledger.steps_done - 1, 0)],
             grad_norm=None if run.config.train.clip_norm is None else last.grad_norm,
             loss_scale=last.loss_scale if run.parts.scaler.scales_loss else None,
             samples_per_s=speed.samples_per_s if speed else None,
@@ -227,7 +245,7 @@ class Trainer:
         with parts.evaluated_weights():
             self.metrics = evaluate(parts.model, parts.task, run.eval_batches, parts.policy, run.device)
         applied = self.ledger.counts.applied
-        self._evaluated_at = applied
+        self._evaluated_at = self.ledger.steps_done
         early = run.config.train.early_stop
         improved = self.best.consider(
             self.metrics[parts.task.main_metric],
@@ -262,16 +280,20 @@ class Trainer:
         self._pause()
         counts, score = self.ledger.counts, self._score()
         if self._saved != (counts.attempted, score):
-            self._saved, self._saved_at = (counts.attempted, score), counts.applied
+            self._saved, self._saved_at = (counts.attempted, score), self.ledger.steps_done
             checkpoint = self.store.save(
-                self.state(), applied_steps=counts.applied, attempted_steps=counts.attempted, score=score
+                self.state(),
+                step=self.ledger.steps_done,
+                applied_steps=counts.applied,
+                attempted_steps=counts.attempted,
+                score=score,
             )
             self._event("checkpoint", f"saved {checkpoint.path.name}", {"path": checkpoint.path.name})
         self.pace.restart()
 
     def _score(self) -> float | None:
         """Return the main metric, larger is better, where it was measured at this very step."""
-        if self._evaluated_at != self.ledger.counts.applied:
+        if self._evaluated_at != self.ledger.steps_done:
             return None
         task = self.run.parts.task
         value = self.metrics[task.main_metric]
@@ -317,28 +339,29 @@ class Trainer:
         return parts_state(self.run) | {"trainer": loop}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; a scaler of another kind starts afresh, which is reported.
+        """Continue from `state`; what another precision makes of the loss scale is reported.
 
         Raises ConfigError where the run is now shorter than what it has done.
         """
         loop = state["trainer"]
         self.ledger.load_state_dict(loop["ledger"])
-        counts = self.ledger.counts
-        if counts.applied > self.run.total_steps:
+        counts, done = self.ledger.counts, self.ledger.steps_done
+        if done > self.run.total_steps:
             raise ConfigError(
-                f"train: {self.run.total_steps} steps asked for, {counts.applied} are done already; raise "
+                f"train: {self.run.total_steps} steps asked for, {done} are done already; raise "
                 "train.max_steps or train.epochs, or stop a longer run with train.stop_at_step"
             )
-        change = restore_parts(self.run, state, counts.applied)
+        change = restore_parts(self.run, state, done)
         self.position = Position(*loop["position"])
         self.best = Best(**loop["best"])
         self.train_loss, self.metrics = loop["train_loss"], dict(loop["metrics"])
-        self._evaluated_at, self._saved_at = loop["evaluated_at"], counts.applied
+        self._evaluated_at, self._saved_at = loop["evaluated_at"], done
         self._saved = (counts.attempted, self._score())
         self._launched = counts.attempted
         self._stop_early = self._patience_is_spent()
         restore_random_state(loop["random"], self.run.device)
         if change:
+            self.ledger.enter_precision(self.run.in_force.mode, self.run.parts.scaler.min_scale)
             self._event("precision_change", change, {})
         self._event("resume", f"resumed after {counts.applied} applied steps", {})
 

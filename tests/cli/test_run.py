@@ -71,7 +71,7 @@ def test_export_refuses_values_that_the_format_cannot_hold(here, capsys):
     store = CheckpointStore(Path("runs/small/a/checkpoints"))
     parts = load(store.latest().path)
     next(iter(parts["model"].values())).fill_(1e6)
-    store.save(parts, applied_steps=99, attempted_steps=99, score=None)
+    store.save(parts, step=99, applied_steps=99, attempted_steps=99, score=None)
     assert mptrain(["export", "runs/small/a", "--dtype", "fp16", "--output", "w.safetensors"]) == 2
     assert "values up to 1e+06, beyond the format's 65504; use bf16 or fp32" in capsys.readouterr().err
     assert not Path("w.safetensors").exists()

@@ -26,6 +26,7 @@ def progress(step: int = 50, **changes: Any) -> Progress:
         "applied_steps": step,
         "skipped_steps": 1,
         "last_skipped_step": 12,
+        "steps_done": step,
         "epoch": step // 78,
         "epoch_step": step % 78,
         "loss": 1.23451,

@@ -67,14 +67,50 @@ def test_logged_losses_continue(tmp_path):
     assert [(w.attempted_steps, w.loss) for w in resumed.reporter.windows] == expected
 
 
-def test_a_changed_precision_is_reported_and_starts_a_fresh_scale(tmp_path):
+def stretch(store, steps, precision):
+    """Train on to `steps` in `precision`, from the last checkpoint where there is one; return the trainer."""
+    made = trainer({"precision": precision, "train": {"max_steps": 40, "stop_at_step": steps}}, store)
+    if latest := store.latest():
+        made.restore(checkpoints.load(latest.path))
+    made.fit()
+    return made
+
+
+def changes_told(made):
+    return [e.message for e in made.reporter.events if e.kind in ("precision_change", "scale_change")]
+
+
+FP16 = {"mode": "fp16", "loss_scale": {"init_scale": 128.0, "growth_interval": 4}}
+
+
+def test_a_scale_is_put_aside_by_a_precision_without_one_and_taken_up_again(tmp_path):
     store = CheckpointStore(tmp_path / "checkpoints")
-    fitted({"precision": {"mode": "fp16", "loss_scale": {"init_scale": 128.0}}, "train": {"max_steps": 5}}, store)
-    resumed = trainer({"precision": {"mode": "bf16"}}, store)
-    resumed.restore(checkpoints.load(store.latest().path))
-    resumed.fit()
-    assert "precision changed fp16 -> bf16" in [event.message for event in resumed.reporter.events]
-    assert resumed.ledger.counts.applied == 20
+    assert stretch(store, 6, FP16).final_loss_scale() == 256.0
+    between = stretch(store, 10, {"mode": "bf16"})
+    assert changes_told(between) == ["precision changed fp16 -> bf16: loss scale 256 put aside"]
+    again = stretch(store, 12, {"mode": "fp32"})
+    assert changes_told(again) == ["precision changed bf16 -> fp32"]
+    back = stretch(store, 14, FP16)
+    told = changes_told(back)
+    assert told[0] == "precision changed fp32 -> fp16: loss scale 256 is taken up again"
+    # Two good steps of four were counted before it was put aside: it grows after two more.
+    assert back.final_loss_scale() == 512.0
+    assert back.ledger.scale_history() == [{"attempted_step": 5, "from": 128.0, "to": 256.0}]
+    assert back.ledger.counts.applied == 14
+
+
+def test_a_scale_starts_where_none_was_before(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    stretch(store, 3, {"mode": "bf16"})
+    assert changes_told(stretch(store, 5, FP16)) == ["precision changed bf16 -> fp16: loss scale starts at 128"]
+
+
+def test_a_scale_goes_on_in_another_precision_within_its_new_bounds(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    stretch(store, 6, FP16)
+    bounded = {"mode": "bf16", "loss_scale": {"kind": "dynamic", "init_scale": 8.0, "max_scale": 64.0}}
+    resumed = stretch(store, 8, bounded)
+    assert changes_told(resumed) == ["precision changed fp16 -> bf16: loss scale 64 goes on"]
 
 
 def test_stopping_early_by_limit_is_a_prefix_of_the_run(tmp_path):

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from mptrain.errors import ConfigError, DivergedError
+from mptrain.precision.outcome import Outcome
 from mptrain.trainer.buffers import BufferGuard
 from mptrain.trainer.faults import PlantedFaults
+from mptrain.trainer.ledger import Ledger
 from mptrain.trainer.trainer import Trainer
 from tests.trainer.runs import Recorder, build, fitted, same, trainer, weights
 
@@ -131,6 +133,44 @@ def test_overflow_at_the_floor_ends_the_run():
     with pytest.raises(DivergedError, match=r"floor \(min_scale 2\).*attempted step 8 .*precision=bf16"):
         made.fit()
     assert made.final_loss_scale() == 2.0
+
+
+def overflow_on(ledger, backoff, floor):
+    scale = 2.0**16
+    for _ in range(31):
+        list(ledger.add(Outcome(1.0, math.nan, scale, 1.0)))
+        scale = max(scale * backoff, floor)
+
+
+@pytest.mark.parametrize(
+    ("mode", "min_scale", "remedy"),
+    [
+        ("fp16-pure", 1.0, r"precision=bf16-pure, .*lower precision\.loss_scale\.min_scale \(now 1\)"),
+        ("bf16", 1.0, r"precision\.loss_scale=none: bf16 has a range that needs no scaling"),
+        ("bf16-pure", None, r"good step; lower optimizer\.lr or set train\.clip_norm, or raise"),
+    ],
+)
+def test_what_to_try_fits_the_precision(mode, min_scale, remedy):
+    ledger = Ledger(build({"train": {"max_consecutive_skips": 30}}).config.train, "drop")
+    ledger.enter_precision(mode, min_scale)
+    with pytest.raises(DivergedError, match=remedy) as caught:
+        overflow_on(ledger, 0.5 if min_scale else 1.0, min_scale or 1.0)
+    told = "loss scale 65536 -> 32768 at step 2 -> 16384 at step 3 -> ... -> 4 at step 15 -> 2 at"
+    assert (told in str(caught.value)) == (min_scale is not None)
+    assert ("attempted step 19" if min_scale else "attempted step 30") in str(caught.value)
+
+
+def test_the_history_of_the_scale_is_bounded_and_another_precision_is_no_change():
+    ledger = Ledger(build().config.train, "drop")
+    ledger.enter_precision("fp16", 1.0)
+    for step in range(30):
+        list(ledger.add(Outcome(1.0, math.nan, 2.0**step, 0.0)))
+    assert [change["to"] for change in ledger.scale_history()] == [2.0**step for step in range(10, 30)]
+    ledger.enter_precision("bf16", None)
+    assert list(ledger.add(Outcome(1.0, math.nan, 1.0, 0.0))) == []
+    restored = Ledger(build().config.train, "drop")
+    restored.load_state_dict(ledger.state_dict())
+    assert restored.scale_history() == ledger.scale_history()
 
 
 def test_skips_without_end_end_the_run():
