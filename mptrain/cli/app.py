@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from mptrain import __version__
-from mptrain.cli import config_commands, env_command, list_commands, run_commands
+from mptrain.cli import config_commands, env_command, list_commands, plan_command, run_commands
 from mptrain.cli.output import failure, print_error, print_json, print_problem
 from mptrain.errors import CapabilityError, ConfigError, Interrupted, MptrainError
 from mptrain.startup import pause_collection
@@ -57,6 +57,7 @@ app.command("eval")(run_commands.evaluate)
 app.command("export")(run_commands.export)
 app.command("check")(config_commands.check)
 app.command("show")(config_commands.show)
+app.command("plan")(plan_command.plan)
 app.command("schema")(config_commands.schema)
 app.command("ls")(list_commands.ls)
 app.command("env")(env_command.env)

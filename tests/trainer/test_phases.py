@@ -1,0 +1,91 @@
+"""Precision schedules: which step runs in which precision, and that nothing is lost between them."""
+
+import pytest
+import torch
+
+from mptrain.checkpoint import CheckpointStore, load
+from mptrain.config.precision import PrecisionConfig
+from mptrain.errors import CapabilityError, ConfigError
+from mptrain.trainer.phases import phase_ends, precision_at
+from tests.trainer.runs import build, fitted, same, trainer, weights
+
+SHORT = {"train": {"max_steps": 20}, "log": {"every": 5, "numerics_every": 0}}
+
+
+def _config(*phases: tuple[float, str]) -> PrecisionConfig:
+    return PrecisionConfig(phases=[{"until": until, "mode": mode} for until, mode in phases])
+
+
+def _phases(*phases: tuple[float, str]) -> dict:
+    return {"precision": {"mode": "auto", "phases": [{"until": u, "mode": m} for u, m in phases]}}
+
+
+@pytest.mark.parametrize(
+    ("phases", "ends"),
+    [
+        ([(0.1, "bf16"), (1.0, "fp16")], [10, 100]),
+        ([(30, "bf16"), (1.0, "fp16")], [30, 100]),
+        ([(0.25, "bf16"), (50, "fp32"), (200, "fp16")], [25, 50, 200]),
+    ],
+)
+def test_shares_and_steps(phases, ends):
+    assert phase_ends(_config(*phases), 100) == ends
+
+
+def test_the_step_decides_the_precision():
+    config = _config((0.1, "bf16"), (1.0, "fp16"))
+    assert [precision_at(config, step, 100)[0].mode for step in (0, 9, 10, 99, 100)] == ["bf16"] * 2 + ["fp16"] * 3
+
+
+@pytest.mark.parametrize("phases", [[(0.5, "bf16"), (20, "fp16"), (1.0, "fp32")], [(0.5, "bf16"), (60, "fp16")]])
+def test_phases_must_fit_the_run(phases):
+    with pytest.raises(ConfigError, match=r"precision\.phases"):
+        phase_ends(_config(*phases), 100)
+
+
+def test_a_later_phase_that_this_device_lacks_is_refused_before_the_first_step():
+    with pytest.raises(CapabilityError, match="cannot run mxfp8"):
+        build(SHORT | {"device": "cpu"} | _phases((0.5, "bf16"), (1.0, "mxfp8")))
+
+
+def test_each_phase_runs_in_its_precision_and_carries_the_state_over():
+    made = trainer(SHORT | _phases((0.5, "fp32"), (1.0, "bf16-pure")))
+    before = []
+    original = made._enter_phase
+
+    def watched():
+        before.extend(weights(made.run))
+        original()
+        assert same([w.to(torch.bfloat16) for w in before], weights(made.run))
+
+    made._enter_phase = watched
+    made.fit()
+    assert before
+    assert made.ledger.counts.applied == 20
+    assert made.run.in_force.mode == "bf16-pure"
+    (change,) = [event for event in made.reporter.events if event.kind == "precision_change"]
+    assert change.applied_steps == 10
+    assert "fp32 -> bf16-pure" in change.message
+
+
+def test_a_phase_of_the_same_precision_changes_nothing():
+    plain = fitted(SHORT | {"precision": {"mode": "fp32"}})
+    phased = fitted(SHORT | _phases((0.5, "fp32"), (1.0, "fp32")))
+    assert same(weights(plain.run), weights(phased.run))
+
+
+def test_resumed_within_a_later_phase_it_ends_as_if_never_stopped(tmp_path):
+    changes = SHORT | _phases((0.5, "fp16"), (1.0, "fp16-master"))
+    whole = fitted(changes)
+    store = CheckpointStore(tmp_path)
+    fitted({**changes, "train": {"max_steps": 20, "stop_at_step": 14}}, store)
+    from mptrain.trainer.build import build_run
+    from mptrain.trainer.trainer import Trainer
+    from tests.trainer.runs import Recorder, config
+
+    found = store.latest()
+    resumed = Trainer(build_run(config(changes), steps_done=found.step), Recorder(), None)
+    assert resumed.run.in_force.mode == "fp16-master"
+    resumed.restore(load(found.path, device=torch.device("cpu")))
+    resumed.fit()
+    assert same(weights(whole.run), weights(resumed.run))
