@@ -1,0 +1,136 @@
+"""Run one experiment, a config in several variants and seeds: `python -m recipes.compare recipes/X/experiment.yaml`.
+
+Each run is a process of its own; what has run already is not run again, so an interrupted experiment goes on where it
+stopped. Writes `table.md` and `results.json` into the output folder. Owns: the experiment file and the running.
+Must not: train, or know what the variants mean (`recipes/table.py` puts the results together).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mptrain.catalog import load_config, to_yaml
+from mptrain.config.schema import RunConfig
+from mptrain.config.section import PositiveInt, Section
+from mptrain.errors import ConfigError, MptrainError
+from recipes.table import markdown, summarise
+
+UNFINISHED = {"interrupted", "preempted", "crashed"}
+"""Endings that are worth another try."""
+
+
+class Experiment(Section):
+    """What an experiment file holds."""
+
+    config: str
+    """The run that all variants start from, relative to the experiment file."""
+    seeds: PositiveInt = 3
+    """Runs per variant, with seeds 0, 1, ..."""
+    variants: dict[str, list[str]]
+    """Name of each variant -> its overrides, as on the command line of `mptrain run`."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of an experiment."""
+
+    variant: str
+    seed: int
+    config_path: Path
+    overrides: tuple[str, ...]
+    config: RunConfig
+    run_dir: Path
+
+    def finished_result(self) -> dict[str, Any] | None:
+        """Return the result of this run if it has ended; raise ConfigError where the folder holds another run."""
+        if not (self.run_dir / "result.json").exists():
+            return None
+        if (self.run_dir / "config.yaml").read_text() != to_yaml(self.config):
+            raise ConfigError(f"{self.run_dir} holds a run of another config; remove it, or choose another --out")
+        result: dict[str, Any] = json.loads((self.run_dir / "result.json").read_text())
+        return None if result["status"] in UNFINISHED else result
+
+    def run(self, threads: int) -> dict[str, Any]:
+        """Train in a process of its own and return its result; raise MptrainError where it leaves none."""
+        result = self.finished_result()
+        if result is None:
+            command = [sys.executable, "-m", "mptrain", "run", str(self.config_path), *self.overrides, "--quiet"]
+            command += ["--output-dir", str(self.run_dir.parents[1]), "--run-id", self.run_dir.name, "--resume", "auto"]
+            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            result = self.finished_result()
+            if result is None:
+                raise MptrainError(f"{self.variant}, seed {self.seed}: exit code {done.returncode}\n{done.stderr}")
+        print(f"{self.variant}, seed {self.seed}: {result['status']}", file=sys.stderr, flush=True)
+        return result
+
+
+def plan_runs(path: Path, out: Path, seeds: int | None = None, max_steps: int | None = None) -> list[PlannedRun]:
+    """Return every run of the experiment at `path`, all validated; raise ConfigError with every problem found."""
+    experiment = read_experiment(path)
+    config_path = path.parent / experiment.config
+    limit = [f"train.stop_at_step={max_steps}"] if max_steps is not None else []
+    planned, problems = [], []
+    for variant, overrides in experiment.variants.items():
+        for seed in range(seeds or experiment.seeds):
+            given = (*overrides, *limit, f"seed={seed}")
+            try:
+                config = load_config(config_path, given).config
+            except ConfigError as error:
+                problems += [f"{path}: {variant}: {problem}" for problem in error.problems]
+                break
+            run_dir = out / config.name / f"{variant}-seed{seed}"
+            planned.append(PlannedRun(variant, seed, config_path, given, config, run_dir))
+    if problems:
+        raise ConfigError(problems)
+    return planned
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Return the experiment in a YAML file; raise ConfigError for one that cannot be read or has other keys."""
+    try:
+        return Experiment.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"{path}: no experiment (config, seeds, variants): {error}") from error
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run an experiment and print its table."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.compare", description="Run an experiment.")
+    parser.add_argument("experiment", type=Path, help="recipes/<name>/experiment.yaml")
+    parser.add_argument("--seeds", type=int, help="runs per variant, instead of the experiment's own number")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the CPU's cores")
+    parser.add_argument("--max-steps", type=int, help="stop each run after this many steps: a quick look")
+    parser.add_argument("--out", type=Path, help="folder of runs and table (default: runs/recipes/<name>)")
+    asked = parser.parse_args(arguments)
+    path: Path = asked.experiment
+    out: Path = asked.out or Path("runs", "recipes", path.resolve().parent.name)
+    try:
+        planned = plan_runs(path, out, asked.seeds, asked.max_steps)
+        threads = max(1, (os.cpu_count() or 1) // asked.jobs)
+        with ThreadPoolExecutor(asked.jobs) as pool:
+            results = list(pool.map(lambda run: run.run(threads), planned))
+    except MptrainError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    runs = [{"variant": run.variant, **result} for run, result in zip(planned, results, strict=True)]
+    rows = summarise(runs)
+    table = markdown(rows, runs)
+    (out / "table.md").write_text(table)
+    (out / "results.json").write_text(json.dumps({"experiment": str(path), "variants": rows, "runs": runs}, indent=1))
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

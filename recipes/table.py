@@ -1,0 +1,85 @@
+"""Puts the results of an experiment's runs into one table: a row per variant, over its seeds.
+
+Owns: the figures and their words. Must not: run anything or read files.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mptrain.telemetry.human import NOT_AVAILABLE
+
+Spread = tuple[float, float] | None
+"""Mean and sample standard deviation over seeds; None where no seed has the figure."""
+
+
+def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return variant -> its figures over seeds, from results (`result.json`) that carry a `variant`."""
+    variants = dict.fromkeys(run["variant"] for run in runs)
+    return {variant: _figures([run for run in runs if run["variant"] == variant]) for variant in variants}
+
+
+def _figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    numerics = [run.get("numerics") or {} for run in runs]
+    metric = next((run["best"]["metric"] for run in runs if run.get("best")), None)
+    return {
+        "metric": metric,
+        "final": _spread(run["metrics"][metric] if run.get("metrics") else None for run in runs),
+        "train_loss": _spread(run.get("train_loss") for run in runs),
+        "skipped_steps": _spread(run.get("skipped_steps") for run in runs),
+        "underflow_share": _spread(found.get("underflow_share") for found in numerics),
+        "updates_lost_share": _spread(found.get("updates_lost_share") for found in numerics),
+        "peak_memory_bytes": _spread(run.get("peak_memory_bytes") for run in runs),
+        "statuses": dict(Counter(run["status"] for run in runs)),
+    }
+
+
+def _spread(values: Iterable[float | None]) -> Spread:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else 0.0
+
+
+def markdown(rows: Mapping[str, Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table as markdown, with the number of seeds, the device and the versions under it."""
+    metric = next((row["metric"] for row in rows.values() if row["metric"]), "metric")
+    head = ["variant", metric, "train loss", "skipped steps", "underflow", "updates lost", "peak memory", "ended"]
+    lines = [head, ["---"] * len(head), *(_cells(name, row) for name, row in rows.items())]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    counts = "/".join(str(count) for count in sorted({sum(row["statuses"].values()) for row in rows.values()}))
+    devices = ", ".join(sorted({run["device"] for run in runs if run.get("device")})) or NOT_AVAILABLE
+    versions = runs[0]["versions"]
+    made_with = ", ".join(f"{name} {versions[name]}" for name in ("mptrain", "torch", "python"))
+    return f"{table}\n\nMean ± standard deviation over {counts} seeds; {devices}; {made_with}.\n"
+
+
+def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
+    memory = row["peak_memory_bytes"]
+    return [
+        name,
+        _with_spread(row["final"]),
+        _with_spread(row["train_loss"]),
+        NOT_AVAILABLE if row["skipped_steps"] is None else f"{row['skipped_steps'][0]:.3g}",
+        _percent(row["underflow_share"]),
+        _percent(row["updates_lost_share"]),
+        NOT_AVAILABLE if memory is None else f"{memory[0] / 2**20:.0f} MiB",
+        _ended(row["statuses"]),
+    ]
+
+
+def _with_spread(value: Spread) -> str:
+    return NOT_AVAILABLE if value is None else f"{value[0]:.4g} ± {value[1]:.2g}"
+
+
+def _percent(share: Spread) -> str:
+    return NOT_AVAILABLE if share is None else f"{100 * share[0]:.3g} %"
+
+
+def _ended(statuses: Mapping[str, int]) -> str:
+    if len(statuses) == 1:
+        return next(iter(statuses))
+    return ", ".join(f"{count} {status}" for status, count in statuses.items())
