@@ -112,8 +112,8 @@ def round_to_format(x: Tensor, fmt: NumberFormat, *, saturate: bool = False) -> 
     """Return FP32 or FP64 `x` rounded to the nearest number of `fmt`, ties to even, in the dtype of `x`.
 
     What rounds beyond `fmt.max` becomes ±max if `saturate` or if the format has only numbers, else infinity, or NaN
-    where the format has no infinity. (torch casts to float8_e4m3fn agree with neither: up to torch 2.11 they give NaN,
-    from 2.12 on ±max.) NaN stays NaN even in formats without one, so that no overflow can hide. Zeros keep their sign.
+    where the format has no infinity. (torch's own cast to float8_e4m3fn gives NaN up to 2.11 and ±max from 2.12 on.)
+    NaN stays NaN even where the format has none, so that no overflow can hide. Zeros keep their sign.
     """
     if _holds_all(fmt, x.dtype):
         return x
