@@ -41,7 +41,8 @@ class LossScaler:
         self._one = torch.ones((), device=device)
         self._residue = torch.zeros((), device=device)
         self._params = list(params)
-        self._gradient_of: Callable[[nn.Parameter], Tensor | None] = lambda param: param.grad
+        self.gradient_of: Callable[[nn.Parameter], Tensor | None] = lambda param: param.grad
+        """Where a parameter's gradient is; see `read_gradients_from`."""
         self._grads: list[Tensor] = []
         self._low_grads: list[Tensor] = []
         self._pending: Tensor | None = None
@@ -64,7 +65,7 @@ class LossScaler:
 
     def read_gradients_from(self, source: Callable[[nn.Parameter], Tensor | None]) -> None:
         """Take each parameter's gradient from `source` instead of `.grad`: where micro-batches are summed elsewhere."""
-        self._gradient_of = source
+        self.gradient_of = source
 
     def unscale_(self) -> None:
         """Divide gradients by the scale in place; set `outcome.skipped` where loss or gradients are not finite.
@@ -134,7 +135,7 @@ class LossScaler:
         """Return the gradients there are, grouped: foreach kernels take one dtype a call."""
         groups: dict[torch.dtype, list[Tensor]] = {}
         for param in self._params:
-            grad = self._gradient_of(param)
+            grad = self.gradient_of(param)
             if grad is not None:
                 groups.setdefault(grad.dtype, []).append(grad)
         return groups
