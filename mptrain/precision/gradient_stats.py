@@ -129,10 +129,10 @@ def _measure_bucket(grads: list[Tensor], scale: Tensor, fmt: NumberFormat) -> Te
     return torch.cat([amax_and_norm, torch.stack(counts).view(len(grads), 3).double()], dim=1)
 
 
-def _norms(grads: list[Tensor]) -> Sequence[Tensor]:
+def _norms(grads: list[Tensor]) -> list[Tensor]:
     if grads[0].dtype.itemsize < 4:
-        return torch._foreach_norm(grads, 2, dtype=torch.float32)
-    return torch._foreach_norm(grads)
+        return list(torch._foreach_norm(grads, 2, dtype=torch.float32))
+    return list(torch._foreach_norm(grads))
 
 
 def _buckets(grads: Iterable[Named]) -> Iterator[list[Named]]:
