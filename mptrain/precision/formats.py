@@ -127,13 +127,12 @@ def round_to_format(x: Tensor, fmt: NumberFormat, *, saturate: bool = False) -> 
         rounded = to_even.add_(bits).add_((1 << (dropped - 1)) - 1).bitwise_and_(-1 << dropped).view(torch.float32)
         rounded = torch.where(x.isnan(), x, rounded)  # the addition may carry a NaN's payload into the sign
     else:
-        wide = _widen(x, fmt)
-        step = _step(wide, fmt)
-        rounded = (wide / step).round_().mul_(step)
-    if saturate:
-        return rounded.clamp_(-fmt.max, fmt.max).to(x.dtype)
-    overflow = rounded * math.inf if fmt.special == "ieee" else math.nan
-    return torch.where(rounded.abs() > fmt.max, overflow, rounded).to(x.dtype)
+        step = _step(x, fmt)
+        rounded = (x / step).round_().mul_(step)
+        if not saturate:
+            overflow = rounded * math.inf if fmt.special == "ieee" else math.nan
+            rounded = torch.where(rounded.abs() > fmt.max, overflow, rounded)
+    return rounded.clamp_(-fmt.max, fmt.max) if saturate else rounded
 
 
 @torch.no_grad()
@@ -150,13 +149,11 @@ def round_stochastic(x: Tensor, fmt: NumberFormat, generator: torch.Generator | 
         noise = _random_int32(x, generator).bitwise_and_((1 << dropped) - 1)
         rounded = noise.add_(x.view(torch.int32)).bitwise_and_(-1 << dropped).view(torch.float32)
     else:
-        wide = _widen(x, fmt)
-        step = _step(wide, fmt)
-        quotient = wide / step
-        nearer = quotient.trunc()
-        uniform = torch.rand(x.shape, dtype=wide.dtype, device=x.device, generator=generator)
-        moved = uniform.lt_((quotient - nearer).abs_()).copysign_(quotient)
-        rounded = moved.add_(nearer).mul_(step).to(x.dtype)
+        step = _step(x, fmt)
+        quotient = (x / step).abs_()
+        part = quotient.frac()
+        uniform = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        rounded = uniform.lt_(part).add_(quotient.sub_(part)).mul_(step).copysign_(x)
     return torch.where(x.abs() <= fmt.max, rounded, round_to_format(x, fmt))
 
 
@@ -172,25 +169,21 @@ def _holds_all(fmt: NumberFormat, dtype: torch.dtype) -> bool:
 
 
 def _shares_exponent(fmt: NumberFormat, dtype: torch.dtype) -> bool:
-    """Whether rounding an FP32's last bits away gives `fmt`: then its subnormals, infinity and carries come for free.
+    """Whether rounding an FP32's last bits away gives `fmt`: its subnormals, and infinity by carry, come for free.
 
-    Not for e8m0: its last bit would be the exponent's, which says nothing about even.
+    Not so for e8m0, where the last bit left is the exponent's, which says nothing about even.
     """
     return dtype is torch.float32 and fmt.exponent_bits == 8 and fmt.mantissa_bits > 0
 
 
-def _widen(x: Tensor, fmt: NumberFormat) -> Tensor:
-    """Return `x` in a dtype whose normal range holds every step of `fmt`."""
-    return x.double() if fmt.exponent_bits == 8 else x
-
-
 def _step(x: Tensor, fmt: NumberFormat) -> Tensor:
-    """Return the spacing of `fmt`'s numbers around each element of `x`, from the exponent field of its bits."""
+    """Return the spacing of `fmt`'s numbers around each element of `x`, made from the exponent field of its bits.
+
+    A step is a normal number wherever `_shares_exponent` is false. Infinity gets a finite one and survives division.
+    """
     integer, field, bias = (torch.int32, 23, 127) if x.dtype is torch.float32 else (torch.int64, 52, 1023)
-    low = 1 - fmt.bias
-    high = max(low, fmt.max_exponent)  # so that infinity, too, is divided by a finite step
     exponent = x.view(integer).bitwise_and((2 * bias + 1) << field)
-    exponent.clamp_((low + bias) << field, (high + bias) << field)
+    exponent.clamp_((1 - fmt.bias + bias) << field, 2 * bias << field)
     return exponent.sub_(fmt.mantissa_bits << field).view(x.dtype)
 
 

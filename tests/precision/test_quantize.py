@@ -14,7 +14,7 @@ from torchao.prototype.mx_formats.constants import DTYPE_FP6_E2M3, DTYPE_FP6_E3M
 from torchao.prototype.mx_formats.mx_tensor import MXTensor
 from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
 
-from mptrain.precision.formats import get_format, round_to_format
+from mptrain.precision.formats import get_format, round_stochastic, round_to_format
 from mptrain.precision.quantize import OperandScaling, fake_quantize
 
 TENSOR, ROW = OperandScaling("tensor"), OperandScaling("row")
@@ -157,3 +157,12 @@ def test_a_scale_per_row_saves_small_rows() -> None:
     by_tensor, by_row = (fake_quantize(x, get_format("e4m3"), scaling, 1) for scaling in (TENSOR, ROW))
     assert (by_row - x)[0].norm() < 0.1 * x[0].norm()
     assert torch.equal(by_tensor[0], torch.zeros(64)), "one scale for rows a trillion apart"
+
+
+def test_no_host_reads() -> None:
+    x = torch.empty(4, 40, device="meta")  # has no numbers to read: whoever tries gets an error
+    for name in ("fp16", "bf16", "tf32", "e4m3", "e5m2", "e2m1"):
+        fmt = get_format(name)
+        assert round_to_format(x, fmt).shape == round_stochastic(x, fmt, None).shape == x.shape
+        for scaling in (*ALL, OperandScaling("none")):
+            assert fake_quantize(x, fmt, scaling, 1).shape == x.shape
