@@ -112,6 +112,10 @@ class SkippingOptimizer(Protocol):
 
     param_groups: list[dict[str, Any]]
 
+    @property
+    def state(self) -> Mapping[Any, dict[str, Any]]:
+        """Return what it keeps per parameter."""
+
     def step(self) -> Any:
         """Apply one step, or skip it."""
 

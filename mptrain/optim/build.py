@@ -84,6 +84,11 @@ class HostSteppedOptimizer:
         self.found_inf: Tensor | None = None
         self.param_groups = optimizer.param_groups
 
+    @property
+    def state(self) -> Mapping[Any, dict[str, Any]]:
+        """Return the wrapped optimizer's state."""
+        return self._optimizer.state
+
     def step(self) -> None:
         """Read skip and rate in one transfer, then step unless skipped."""
         assert self.found_inf is not None, "the loss scaler attaches found_inf before the first step"
