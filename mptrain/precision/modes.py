@@ -131,7 +131,7 @@ MODES: Mapping[str, Mode] = {
         ),
         Mode(
             "nvfp4",
-            "BF16 autocast, linear layers in NVFP4: E2M1, blocks of 16 (emulated)",
+            "BF16 autocast, linear layers in NVFP4: E2M1, blocks of 16 (capability 10.x and mptrain[fp8])",
             computed="bf16",
             gemm=_NVFP4,
         ),

@@ -38,6 +38,8 @@ class ModulePlan:
     """Format of its parameters' gradients."""
     formats: GemmFormats | None
     """Operand formats of its products, where they are below `computed`."""
+    operand_mode: str | None
+    """The mode whose operands these are, which says what runs them natively."""
     reason: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,8 +68,8 @@ class Plan:
         return {self.mode.computed} | {module.computed for module in self.modules} | set(self.regions.values())
 
 
-WhyNot = Callable[[str, nn.Module, bool], str | None]
-"""(name, layer, is it the last one?) -> why its products stay in the mode's format, or None."""
+WhyNot = Callable[[nn.Module, bool], str | None]
+"""(layer, is it the last one?) -> why its products stay in the mode's format, or None."""
 
 
 def make_plan(model: nn.Module, mode: Mode, config: PrecisionConfig, *, emulated: bool, why_not: WhyNot) -> Plan:
@@ -108,7 +110,9 @@ def _impossible(name: str, answer: Answer, mode: Mode, emulated: bool) -> list[s
 def _module_plan(
     name: str, module: nn.Module, own: int, answer: Answer | None, mode: Mode, why_not: WhyNot, *, is_last: bool
 ) -> ModulePlan:
-    base = ModulePlan(name, type(module).__name__, own, mode.stored, mode.computed, mode.stored, None, "the mode's own")
+    base = ModulePlan(
+        name, type(module).__name__, own, mode.stored, mode.computed, mode.stored, None, None, "the mode's own"
+    )
     if answer is not None and (answer.dtype in NAMED_FORMATS or isinstance(module, _ROUNDABLE)):
         return _overridden(base, module, answer, mode)
     if is_norm(module):
@@ -120,10 +124,10 @@ def _module_plan(
         return replace(base, computed=mode.stored, reason=reason)
     if mode.gemm is None:
         return base
-    refusal = why_not(name, module, is_last)
-    return (
-        replace(base, reason=refusal) if refusal else replace(base, formats=mode.gemm, reason=f"{mode.name} operands")
-    )
+    refusal = why_not(module, is_last)
+    if refusal:
+        return replace(base, reason=refusal)
+    return replace(base, formats=mode.gemm, operand_mode=mode.name, reason=f"{mode.name} operands")
 
 
 def _overridden(base: ModulePlan, module: nn.Module, answer: Answer, mode: Mode) -> ModulePlan:
@@ -148,7 +152,7 @@ def _overridden(base: ModulePlan, module: nn.Module, answer: Answer, mode: Mode)
             grad_output_for_input=backward or own.grad_output_for_input,
             grad_output_for_weight=backward or own.grad_output_for_weight,
         )
-    return replace(base, formats=formats, reason=answer.rule)
+    return replace(base, formats=formats, operand_mode=dtype or mode.name, reason=answer.rule)
 
 
 def is_norm(module: nn.Module) -> bool:

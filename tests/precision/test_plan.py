@@ -33,7 +33,7 @@ def _model() -> nn.Module:
     )
 
 
-def _plan(mode: str, *overrides: dict, emulated: bool = False, why_not=lambda name, layer, last: None) -> Plan:
+def _plan(mode: str, *overrides: dict, emulated: bool = False, why_not=lambda layer, last: None) -> Plan:
     backend = "emulated" if emulated else "auto"
     config = PrecisionConfig(mode=mode, backend=backend, overrides=overrides)
     return make_plan(_model(), get_mode(mode), config, emulated=emulated, why_not=why_not)
@@ -84,7 +84,7 @@ def test_fp16_anywhere_is_a_format_in_use():
 
 
 def test_refused_layers_carry_the_reason():
-    plan = _plan("fp8", emulated=True, why_not=lambda name, layer, last: "last layer" if last else None)
+    plan = _plan("fp8", emulated=True, why_not=lambda layer, last: "last layer" if last else None)
     assert set(plan.layers) == {"0", "4"}
     assert next(module for module in plan.modules if module.name == "6").reason == "last layer"
 
