@@ -17,13 +17,14 @@ copies that the optimizer of low-precision weights works on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mptrain.config.precision import LossScaleConfig
+from mptrain.errors import ConfigError
 from mptrain.precision.outcome import DeviceOutcome
 
 
@@ -53,6 +54,11 @@ class LossScaler:
     def min_scale(self) -> float | None:
         """The floor of the scale; None where the scale cannot move."""
         return None
+
+    @property
+    def device_scale(self) -> Tensor:
+        """The scale in force (0-d, on the device)."""
+        return self._scale
 
     def attach(self, optimizer: Any) -> None:
         """Hand `outcome.skipped` to an optimizer whose `step` then skips by itself, as torch's fused kernels do."""
@@ -114,9 +120,19 @@ class LossScaler:
     def update(self) -> None:
         """Adjust the scale after a step; a static scale stays."""
 
+    def adjust(self, overflow: Tensor, hold: Tensor) -> None:
+        """Adjust the scale: back off where `overflow` (0-d) is 1, leave everything alone where `hold` (0-d) is true."""
+
     def current_scale(self) -> float | None:
         """Read the scale in force (waits for the device); None where the loss is not scaled."""
         return self._scale.item() if self.scales_loss else None
+
+    def current_group_scales(self) -> dict[str, float]:
+        """Read the scales of `loss_scale.groups` by their `match` (waits for the device)."""
+        return {}
+
+    def detach(self) -> None:
+        """Take back what this scaler put into the model, so that another one may follow it."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs; a moving scale that this constant one put aside is carried along."""
@@ -189,18 +205,21 @@ class DynamicLossScaler(LossScaler):
 
     def update(self) -> None:
         """Back off after an overflow, grow after enough good steps, hold after a non-finite loss."""
+        self.adjust(self.outcome.skipped, self.outcome.loss.isfinite().logical_not_())
+
+    def adjust(self, overflow: Tensor, hold: Tensor) -> None:
+        """See LossScaler."""
         c, scale, tracker = self.config, self._scale, self._growth_tracker
         old_scale, old_tracker = scale.clone(), tracker.clone()
-        overflow = self.outcome.skipped
-        hold = self.outcome.loss.isfinite().logical_not_()
+        overflowed = overflow
         if c.hysteresis > 1:
-            overflow = self._spend_hysteresis(hold)
+            overflow = self._spend_hysteresis(overflowed, hold)
         torch._amp_update_scale_(scale, tracker, overflow, c.growth_factor, c.backoff_factor, c.growth_interval)
         if c.hysteresis > 1:
-            grown = (scale > old_scale).logical_and_(self.outcome.skipped == 0)
+            grown = (scale > old_scale).logical_and_(overflowed == 0)
             self._hysteresis_left.masked_fill_(grown, c.hysteresis)
             # A tolerated overflow keeps the scale but still ends the run of good steps.
-            tolerated = self.outcome.skipped.bool().logical_and_(overflow == 0)
+            tolerated = overflowed.bool().logical_and_(overflow == 0)
             torch.where(tolerated, old_scale, scale, out=scale)
             tracker.masked_fill_(tolerated, 0)
         scale.clamp_(c.min_scale, c.max_scale)
@@ -234,11 +253,25 @@ class DynamicLossScaler(LossScaler):
         self._scale.clamp_(self.config.min_scale, self.config.max_scale)
         return f"loss scale {float(self._scale):g} {'goes on' if moving is state else 'is taken up again'}"
 
-    def _spend_hysteresis(self, hold: Tensor) -> Tensor:
+    def _spend_hysteresis(self, overflow: Tensor, hold: Tensor) -> Tensor:
         """Spend one unit on an overflow and return 1.0 only for an overflow that finds nothing left to spend."""
-        overflow = self.outcome.skipped.bool().logical_and(hold.logical_not())
-        self._hysteresis_left.sub_(overflow.int()).clamp_(min=0)
-        return overflow.logical_and_(self._hysteresis_left == 0).float()
+        spent = overflow.bool().logical_and(hold.logical_not())
+        self._hysteresis_left.sub_(spent.int()).clamp_(min=0)
+        return spent.logical_and_(self._hysteresis_left == 0).float()
+
+
+def check_loss_scale(config: LossScaleConfig, kinds: Collection[str]) -> None:
+    """Raise ConfigError for what none of a run's resolved `kinds` of scaling (one a phase) can honour."""
+    remedy = "set precision.loss_scale.kind=dynamic where it shall be scaled"
+    if config.on_skip == "retry" and not {"dynamic", "histogram"} & set(kinds):
+        raise ConfigError(
+            "precision.loss_scale.on_skip: 'retry' needs a loss scale that can move, and this precision has none; use "
+            f"drop, or {remedy}"
+        )
+    if config.groups and set(kinds) == {"none"}:
+        raise ConfigError(
+            f"precision.loss_scale.groups: this precision has no loss scale; leave the groups out, or {remedy}"
+        )
 
 
 def make_scaler(kind: str, config: LossScaleConfig, params: Iterable[nn.Parameter], device: torch.device) -> LossScaler:
