@@ -73,3 +73,14 @@ def test_nvfp4_layers_add_nothing_to_a_checkpoint_and_draw_nothing():
     assert type(net[0]) is BlockScaledLinear
     assert list(net.state_dict()) == keys
     assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_a_non_finite_gradient_stays_visible(value):
+    net = make_net()
+    convert_mx(net, ["0", "2"], "mxfp8", emulate=True)
+    output = net(torch.randn(32, 64))
+    gradient = torch.ones_like(output)
+    gradient[3, 5] = value
+    output.backward(gradient)
+    assert not any(parameter.grad.isfinite().all() for parameter in net.parameters())

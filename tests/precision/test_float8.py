@@ -180,6 +180,18 @@ def test_no_host_read_in_a_step(recipe):
     assert net.up.weight.grad is not None
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_a_non_finite_gradient_stays_visible(recipe, value):
+    net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32, bias=False))
+    convert(net, ["0", "2"], recipe, emulate=True)
+    output = net(torch.randn(32, 64))
+    gradient = torch.ones_like(output)
+    gradient[3, 5] = value
+    output.backward(gradient)
+    assert not any(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
 # ------------------------------------------------------------------------------------------------------ rows
 
 
