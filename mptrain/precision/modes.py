@@ -26,10 +26,11 @@ class GemmFormats:
     """The output's gradient in grad_weight = grad_output.T @ input."""
     scaling: Scaling = "tensor"
     block_size: int = 32
-    scale_format: Literal["fp32", "e8m0", "e4m3"] = "fp32"
-    """e8m0: a power of two (MX); e4m3: per block, under one FP32 scale per tensor (NVFP4)."""
+    scale_format: Literal["fp32", "pow2", "e8m0", "e4m3"] = "fp32"
+    """pow2: a power of two, under which nothing saturates; e8m0: MX's power of two, under which the largest may; e4m3:
+    per block, under one FP32 scale per tensor (NVFP4)."""
     high_precision_grad_weight: bool = False
-    """The weight gradient's product takes its operands unrounded."""
+    """The weight gradient's product takes its operands unrounded, the input gradient's the weight under one scale."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,17 @@ class Mode:
         return self.computed in ("fp16", "bf16")
 
 
-def _fp8(forward: str, backward: str, scaling: Scaling, *, high_precision_grad_weight: bool = False) -> GemmFormats:
-    return GemmFormats(
-        forward, forward, backward, backward, scaling, high_precision_grad_weight=high_precision_grad_weight
-    )
+def _fp8(forward: str, backward: str, scaling: Scaling) -> GemmFormats:
+    return GemmFormats(forward, forward, backward, backward, scaling)
+
+
+_ROWWISE = replace(_fp8("e4m3", "e4m3", "row"), scale_format="pow2")
 
 
 FP8_RECIPES: Mapping[str, GemmFormats] = {
     "tensorwise": _fp8("e4m3", "e5m2", "tensor"),
-    "rowwise": _fp8("e4m3", "e4m3", "row"),
-    "rowwise_with_gw_hp": _fp8("e4m3", "e4m3", "row", high_precision_grad_weight=True),
+    "rowwise": _ROWWISE,
+    "rowwise_with_gw_hp": replace(_ROWWISE, high_precision_grad_weight=True),
 }
 """What torchao's recipes of the same names round to (torchao/float8/config.py)."""
 

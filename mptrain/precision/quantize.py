@@ -3,10 +3,11 @@
 Owns: how elements share scales (tensor, row, block), the scales themselves (FP32, powers of two, E4M3), and that no
 saturation hides a non-finite element. Must not: multiply operands (`emulated_gemm.py`) or choose formats.
 
-FP32 scales follow torchao's float8 training (float8/float8_utils.py), e8m0 the Open Compute Project's microscaling
-formats 1.0, section 6.3, as torchao's FLOOR mode (prototype/mx_formats/mx_tensor.py), e4m3 NVIDIA's two-level scales
-of NVFP4 (prototype/mx_formats/nvfp4_tensor.py). An infinite maximum makes a scale 0 or infinite, and 0 / 0 and
-0 * infinity make NaN of all that shares it; a NaN does so by itself.
+FP32 scales follow torchao's float8 training (float8/float8_utils.py), pow2 its scales rounded to powers of two and its
+RCEIL mode for MX blocks, e8m0 the Open Compute Project's microscaling formats 1.0, section 6.3, as torchao's FLOOR mode
+(prototype/mx_formats/mx_tensor.py), e4m3 NVIDIA's two-level scales of NVFP4 (prototype/mx_formats/nvfp4_tensor.py). An
+infinite maximum makes a scale 0 or infinite, and 0 / 0 and 0 * infinity make NaN of all that shares it; a NaN does so
+by itself.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ class OperandScaling:
     kind: Literal["none", "tensor", "row", "block"]
     """One scale per tensor, per slice along the product's inner dimension, or per block of such a slice."""
     block_size: int = 32
-    scale_format: Literal["fp32", "e8m0", "e4m3"] = "fp32"
-    """e8m0: a power of two; e4m3: under one FP32 scale for the whole tensor."""
+    scale_format: Literal["fp32", "pow2", "e8m0", "e4m3"] = "fp32"
+    """pow2: a power of two, under which nothing saturates; e8m0: MX's power of two, under which the largest may; e4m3:
+    under one FP32 scale for the whole tensor."""
 
 
 @torch.no_grad()
@@ -55,8 +57,8 @@ def fake_quantize(x: Tensor, fmt: NumberFormat, scaling: OperandScaling, dim: in
         return _round_unscaled(x, fmt)
     groups, shared = _grouped(x, scaling, dim)
     amax = groups.abs().amax(shared, keepdim=True)
-    if scaling.scale_format == "e8m0":
-        scale = _power_of_two_scale(amax, fmt)
+    if scaling.scale_format in ("pow2", "e8m0"):
+        scale = _power_of_two_scale(amax, fmt, saturates=scaling.scale_format == "e8m0")
         result = round_to_format(groups / scale, fmt, saturate=True).mul_(scale)
     elif scaling.scale_format == "e4m3":
         scale, reciprocal = _two_level_scale(amax, fmt)
@@ -96,10 +98,19 @@ def _fp32_scale(amax: Tensor, fmt: NumberFormat) -> Tensor:
     return (fmt.max / amax.double().clamp(min=_SMALLEST_AMAX)).float()
 
 
-def _power_of_two_scale(amax: Tensor, fmt: NumberFormat) -> Tensor:
-    """Return the divisor 2**(floor(log2(amax)) - max_exponent); what then lies above the maximum saturates."""
-    power = amax.view(torch.int32).bitwise_and(0x7F800000).view(torch.float32)  # infinity for what is not finite
-    return (power / 2.0**fmt.max_exponent).clamp_(min=_SMALLEST_POWER)
+def _power_of_two_scale(amax: Tensor, fmt: NumberFormat, *, saturates: bool) -> Tensor:
+    """Return the power of two to divide by: the one that takes `amax`'s power of two to the maximum's, or the smallest
+    that takes `amax` to the maximum or below."""
+    if saturates:
+        return (_power_of_two(amax) / 2.0**fmt.max_exponent).clamp_(min=_SMALLEST_POWER)
+    ratio = amax / fmt.max
+    below = _power_of_two(ratio)
+    return torch.where(below < ratio, 2 * below, below).clamp_(min=_SMALLEST_POWER)
+
+
+def _power_of_two(x: Tensor) -> Tensor:
+    """Return the largest power of two up to each non-negative FP32 number; infinity for what is not finite."""
+    return x.view(torch.int32).bitwise_and(0x7F800000).view(torch.float32)
 
 
 def _two_level_scale(amax: Tensor, fmt: NumberFormat) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchao.float8.config import ScalingGranularity
 from torchao.float8.float8_scaling_utils import hp_tensor_to_float8_dynamic
 from torchao.float8.float8_training_tensor import LinearMMConfig
+from torchao.prototype.mx_formats.config import ScaleCalculationMode
 from torchao.prototype.mx_formats.constants import DTYPE_FP6_E2M3, DTYPE_FP6_E3M2
 from torchao.prototype.mx_formats.mx_tensor import MXTensor
 from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
@@ -19,6 +20,7 @@ from mptrain.precision.quantize import OperandScaling, fake_quantize
 
 TENSOR, ROW = OperandScaling("tensor"), OperandScaling("row")
 MX, NVFP4 = OperandScaling("block", 32, "e8m0"), OperandScaling("block", 16, "e4m3")
+POW2 = OperandScaling("block", 32, "pow2")
 ALL = [TENSOR, ROW, MX, NVFP4, OperandScaling("block", 16), OperandScaling("tensor", 32, "e8m0")]
 FP8 = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 MX_ELEMENTS = {**FP8, "e3m2": DTYPE_FP6_E3M2, "e2m3": DTYPE_FP6_E2M3, "e2m1": torch.float4_e2m1fn_x2}
@@ -45,6 +47,24 @@ def test_fp32_scales_agree_with_torchao(name: str, dim: int | None, factor: floa
     assert torch.equal(actual, expected)
 
 
+@pytest.mark.parametrize("factor", [1.0, 2.0**-20, 1e20])
+@pytest.mark.parametrize("name", FP8)
+def test_powers_of_two_without_saturation_agree_with_torchao(name: str, factor: float) -> None:
+    x, config, fmt = wide_range(48, 64) * factor, LinearMMConfig(), get_format(name)
+    x[:4] = fmt.max * torch.tensor([1.0, 1 + 2.0**-22, 1 - 2.0**-22, 2.0**-9])[:, None]
+    rows = hp_tensor_to_float8_dynamic(
+        x,
+        FP8[name],
+        config,
+        scaling_granularity=ScalingGranularity.AXISWISE,
+        axiswise_dim=-1,
+        round_scales_to_power_of_2=True,
+    )
+    assert torch.equal(fake_quantize(x, fmt, OperandScaling("row", 32, "pow2"), -1), rows._data.float() / rows._scale)
+    blocks = MXTensor.to_mx(x * 1e-18, FP8[name], 32, ScaleCalculationMode.RCEIL).dequantize(torch.float32)
+    assert torch.equal(fake_quantize(x * 1e-18, fmt, POW2, 1), blocks)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("factor", [1.0, 1e-20, 1e20])
 @pytest.mark.parametrize("name", MX_ELEMENTS)
@@ -64,7 +84,7 @@ def test_two_level_scales_agree_with_torchao(factor: float, dtype: torch.dtype) 
     assert torch.equal(fake_quantize(x, get_format("e2m1"), NVFP4, 1), expected)
 
 
-@pytest.mark.parametrize("scaling", ALL, ids=str)
+@pytest.mark.parametrize("scaling", [*ALL, POW2], ids=str)
 @pytest.mark.parametrize("dim", [0, 1, 2, 3, -2])
 def test_the_inner_dimension_may_be_any(scaling: OperandScaling, dim: int) -> None:
     x, fmt = wide_range(5, 40, 3, 20), get_format("e2m1")
@@ -86,7 +106,7 @@ def test_a_short_last_block_is_scaled_by_itself(scaling: OperandScaling) -> None
     assert torch.equal(fake_quantize(x[:, :5], fmt, scaling, 1).sign(), x[:, :5].sign())
 
 
-@pytest.mark.parametrize("scaling", ALL, ids=str)
+@pytest.mark.parametrize("scaling", ALL, ids=str)  # pow2 may round FP32's largest numbers up, to infinity
 @pytest.mark.parametrize("name", ["e4m3", "e5m2", "e2m1", "fp16"])
 def test_zeros_tiny_and_huge_numbers_stay_finite(scaling: OperandScaling, name: str) -> None:
     for value in (0.0, -0.0, 2.0**-149, 2.0**-126, 1e-30, 3e38, torch.finfo(torch.float32).max):
@@ -120,9 +140,10 @@ def test_a_non_finite_element_spoils_what_shares_its_scale(name: str, value: flo
     }
     for scaling, expected in spoiled.items():
         assert torch.equal(fake_quantize(x, fmt, scaling, 1).isnan(), expected.bool())
-    blocks = fake_quantize(x, fmt, MX, 1).isnan()
-    assert blocks[2, 32:].all()
-    assert blocks.sum() == 32
+    for scaling in (MX, POW2):
+        blocks = fake_quantize(x, fmt, scaling, 1).isnan()
+        assert blocks[2, 32:].all()
+        assert blocks.sum() == 32
     assert fake_quantize(x.half(), fmt, TENSOR, 1).isnan().all()
 
 
