@@ -73,6 +73,10 @@ class LossScaler:
         """Take each parameter's gradient from `source` instead of `.grad`: where micro-batches are summed elsewhere."""
         self.gradient_of = source
 
+    def scale_of(self, param: nn.Parameter) -> Tensor:
+        """Return the scale (0-d, on the device) that this attempt multiplied the gradient of `param` by."""
+        return self.outcome.loss_scale
+
     def unscale_(self) -> None:
         """Divide gradients by the scale in place; set `outcome.skipped` where loss or gradients are not finite.
 
@@ -275,9 +279,13 @@ def check_loss_scale(config: LossScaleConfig, kinds: Collection[str]) -> None:
 
 
 def make_scaler(kind: str, config: LossScaleConfig, params: Iterable[nn.Parameter], device: torch.device) -> LossScaler:
-    """Return the scaler for a resolved `kind`: dynamic, static or none."""
+    """Return the scaler for a resolved `kind`: dynamic, histogram, static or none."""
+    from mptrain.precision.histogram_scaler import HistogramLossScaler  # which is built on this module
+
     if kind == "dynamic":
         return DynamicLossScaler(config, params, device)
+    if kind == "histogram":
+        return HistogramLossScaler(config, params, device)
     return LossScaler(config.init_scale if kind == "static" else 1.0, params, device)
 
 

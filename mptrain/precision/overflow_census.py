@@ -14,11 +14,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mptrain.precision.loss_scaler import LossScaler
+
+
+class Culprits(NamedTuple):
+    """The parameters that were not finite in one step."""
+
+    names: Sequence[str] = ()
+    """The nearest to the loss first; none where only the gradients' norm overflowed."""
+    of: int = 0
+    """How many parameters are trained."""
+
+
+NO_CULPRITS = Culprits()
 
 
 class OverflowCensus:
@@ -27,19 +40,20 @@ class OverflowCensus:
     def __init__(self, params: Mapping[str, nn.Parameter], scaler: LossScaler) -> None:
         self._params = {name: params[name] for name in reversed(list(params))}
         self._scaler = scaler
-        self.flags = torch.empty(0)
-        """What travels to the host with a step's outcome."""
-
-    def __len__(self) -> int:
-        return len(self._params)
+        self.num_flags = 0
+        """How many flags travel to the host with each step's outcome."""
 
     def record(self) -> None:
         """Take the flags of this step; call it after gradients are checked and before they are clipped."""
 
-    def names(self, flags: Sequence[float]) -> list[str]:
-        """Return the parameters not finite in the step whose `flags` these are, the nearest to the loss first."""
+    def row(self) -> Tensor:
+        """Return what travels to the host: the step's outcome, and the flags that `record` took."""
+        return self._scaler.outcome.values
+
+    def culprits(self, flags: Sequence[float]) -> Culprits:
+        """Return who was not finite in the step whose `flags` these are."""
         norms = {name: norm.item() for name, norm in self._norms().items()}
-        return [name for name, norm in norms.items() if not math.isfinite(norm)]
+        return Culprits([name for name, norm in norms.items() if not math.isfinite(norm)], len(self._params))
 
     def _norms(self) -> dict[str, Tensor]:
         """Return the norm of each gradient there is; a norm that is not finite skips the step where norms are clipped.
@@ -65,17 +79,22 @@ class EveryStepCensus(OverflowCensus):
         super().__init__(params, scaler)
         device = scaler.outcome.values.device
         self._none = torch.zeros((), device=device)
-        self.flags = torch.zeros(len(self._params), device=device)
+        self.num_flags = len(self._params)
+        self._flags = torch.zeros(self.num_flags, device=device)
 
     def record(self) -> None:
         """See OverflowCensus; a parameter without a gradient is finite."""
         found = self._norms()
         norms = torch.stack([found.get(name, self._none) for name in self._params])
-        torch.ne(norms - norms, 0, out=self.flags)
+        torch.ne(norms - norms, 0, out=self._flags)
 
-    def names(self, flags: Sequence[float]) -> list[str]:
+    def row(self) -> Tensor:
         """See OverflowCensus."""
-        return [name for name, flag in zip(self._params, flags, strict=True) if flag]
+        return torch.cat((self._scaler.outcome.values, self._flags))
+
+    def culprits(self, flags: Sequence[float]) -> Culprits:
+        """See OverflowCensus."""
+        return Culprits([name for name, flag in zip(self._params, flags, strict=True) if flag], len(self._params))
 
 
 def make_census(model: nn.Module, scaler: LossScaler, *, clipped: bool) -> OverflowCensus:

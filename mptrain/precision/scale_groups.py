@@ -222,6 +222,10 @@ class GroupedLossScaler(LossScaler):
         for scaler in self._scalers:
             scaler.read_gradients_from(source)
 
+    def scale_of(self, param: nn.Parameter) -> Tensor:
+        """See LossScaler."""
+        return self._owner[param].outcome.loss_scale
+
     def unscale_(self) -> None:
         """Divide each gradient by its own scale; the outcome's scale is the main one."""
         for scaler in self._scalers:

@@ -48,11 +48,19 @@ class AttemptLog:
 class CudaAttemptLog(AttemptLog):
     """For a GPU: rows gather on the device and go to pinned memory every `window` attempts; read after its event."""
 
-    def __init__(self, fields: int, window: int, device: torch.device, windows_in_flight: int = 8) -> None:
+    def __init__(
+        self,
+        fields: int,
+        window: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        windows_in_flight: int = 8,
+    ) -> None:
         super().__init__()
         self._window = window
-        self._device_rows = torch.empty(windows_in_flight, window, fields, device=device)
-        self._pinned = torch.empty(windows_in_flight, window, fields, pin_memory=True)
+        shape = (windows_in_flight, window, fields)
+        self._device_rows = torch.empty(shape, dtype=dtype, device=device)
+        self._pinned = torch.empty(shape, dtype=dtype, pin_memory=True)
         self._views = [[self._device_rows[slot, row] for row in range(window)] for slot in range(windows_in_flight)]
         self._slot = 0
         self._filled = 0
@@ -111,6 +119,6 @@ class CudaAttemptLog(AttemptLog):
         return Completed(rows, self._anchor_at)
 
 
-def make_attempt_log(fields: int, window: int, device: torch.device) -> AttemptLog:
-    """Return the log for `device`; `window` is how many attempts travel in one copy."""
-    return CudaAttemptLog(fields, window, device) if device.type == "cuda" else AttemptLog()
+def make_attempt_log(fields: int, window: int, device: torch.device, dtype: torch.dtype = torch.float32) -> AttemptLog:
+    """Return the log of vectors (fields,) for `device`; `window` is how many attempts travel in one copy."""
+    return CudaAttemptLog(fields, window, device, dtype) if device.type == "cuda" else AttemptLog()

@@ -160,6 +160,8 @@ def _figures(state: State, progress: Progress, width: int, unicode: bool) -> lis
         ("skipped", [(story.skipped(progress), WARN if progress.skipped_steps else STRONG)]),
         ("loss scale", [_value(human.scale(progress.loss_scale))]),
     ]
+    if progress.numerics is not None:
+        cells += [(label, [_value(text)]) for label, text in story.numerics(progress.numerics)]
     lines: list[Line] = []
     for start in range(0, len(cells), columns):
         line: Line = []

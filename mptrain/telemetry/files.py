@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -173,8 +173,9 @@ class RunFiles:
 
     def window(self, progress: Progress) -> None:
         """Append a `train` record to metrics.jsonl."""
-        record = {"type": "train", "time": _now()}
+        record: dict[str, Any] = {"type": "train", "time": _now()}
         record.update({name: getattr(progress, name) for name in _PROGRESS_FIELDS})
+        record["numerics"] = asdict(progress.numerics) if progress.numerics else None
         self._metrics.append(record)
 
     def evaluated(self, evaluation: Evaluation) -> None:

@@ -5,6 +5,8 @@ Owns: formats for people. Must not: be used for files (those hold plain numbers)
 
 from __future__ import annotations
 
+import math
+
 NOT_AVAILABLE = "n/a"
 
 
@@ -79,6 +81,18 @@ def milliseconds(value: float | None, *, emulated: bool = False) -> str:
 def percent(fraction: float | None) -> str:
     """Return e.g. `0.3%`."""
     return NOT_AVAILABLE if fraction is None else f"{100 * fraction:.1f}%"
+
+
+def share(fraction: float) -> str:
+    """Return e.g. `3.0%`, and never `0.0%` for what is not nothing: `0%` or `<0.1%`."""
+    if fraction == 0:
+        return "0%"
+    return "<0.1%" if fraction < 0.001 else percent(fraction)
+
+
+def power_of_two(exponent: float | None) -> str:
+    """Return e.g. `2^7` for 7.8: as many whole powers of two as there are; `n/a` for what is no finite number."""
+    return NOT_AVAILABLE if exponent is None or not math.isfinite(exponent) else f"2^{math.floor(exponent)}"
 
 
 def one_line(text: str) -> str:

@@ -38,6 +38,31 @@ class RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Numerics:
+    """How the gradients of one sampled step, all parameters together, sat in the format they are computed in."""
+
+    attempted_step: int
+    format: str
+    loss_scale: float
+    grad_norm: float
+    """Unscaled, before clipping; as the two below not finite where a gradient was not."""
+    amax: float
+    """Largest magnitude, unscaled."""
+    headroom: float | None
+    """Powers of two between the largest scaled magnitude and the format's maximum; None: every gradient is zero."""
+    zero_share: float
+    """Share of the elements that are zero: truly, or because they underflowed in the backward."""
+    below_normal_share: float
+    """Share of the non-zero elements that lie, scaled, below the format's smallest normal: they have lost digits."""
+    below_subnormal_share: float
+    """Share of the non-zero elements that lie, scaled, below the format's smallest subnormal."""
+    lost_update_share: float | None
+    """Share of the weights with an update that rounding left as they were; None: weights are not stored low."""
+    underflow_share: float | None
+    """Share of the backward's non-zero products that rounding made zero; None: not counted (only emulation can)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """The state of training at one completed point; non-finite floats are allowed here, never in files."""
 
@@ -67,6 +92,8 @@ class Progress:
     peak_memory_bytes: int | None
     wall_s: float
     """Since the start of this process's training."""
+    numerics: Numerics | None = None
+    """The newest sample; None where there is none yet (log.numerics_every)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +110,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened once: overflow, nonfinite_loss, scale_change, checkpoint, resume, planted, warning..."""
+    """Something that happened once: overflow, scale_change, numerics, checkpoint, resume, planted, warning..."""
 
     kind: str
     attempted_step: int

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mptrain.telemetry import human
-from mptrain.telemetry.records import Evaluation, Event, Progress, RunInfo
+from mptrain.telemetry.records import Evaluation, Event, Numerics, Progress, RunInfo
 
 LOUD_EVENTS = frozenset({"overflow", "nonfinite_loss", "planted", "warning"})
 """Something is wrong, or made to look so; every other kind is a note."""
-FILE_ONLY_EVENTS = frozenset({"scale_change"})
-"""Seen in the loss scale anyway; a console would repeat itself."""
+FILE_ONLY_EVENTS = frozenset({"scale_change", "numerics"})
+"""Seen in the figures anyway; a console would repeat itself."""
+WIDE_FORMATS = frozenset({"fp64", "fp32", "tf32", "bf16"})
+"""Formats with FP32's range or more: gradients hardly ever reach its ends, so a console does not speak of them."""
 
 Row = tuple[str, str]
 """A label and its text."""
@@ -92,12 +94,27 @@ def window(info: RunInfo, progress: Progress, seconds_left: float | None) -> str
     parts.append(f"skipped {skipped(progress)}")
     if progress.grad_norm is not None:
         parts.append(f"gnorm {human.norm(progress.grad_norm)}")
+    if progress.numerics is not None:
+        parts += [f"{label} {text}" for label, text in numerics(progress.numerics)]
     parts.append(human.speed(progress.samples_per_s, emulated=info.emulated))
     parts.append(f"wait {human.percent(progress.data_wait_fraction)}")
     if progress.peak_memory_bytes is not None:
         parts.append(f"mem {human.size(progress.peak_memory_bytes)}")
     parts.append(f"eta {human.duration(seconds_left)}")
     return "  ".join(parts)
+
+
+def numerics(sample: Numerics) -> list[Row]:
+    """Return what a console says of the newest sample of gradients; what cannot happen in this format is left out."""
+    rows = []
+    if sample.format not in WIDE_FORMATS:
+        rows.append(("subnormal", human.share(sample.below_normal_share)))
+        rows.append(("headroom", human.power_of_two(sample.headroom)))
+    if sample.underflow_share is not None:
+        rows.append(("underflow", human.share(sample.underflow_share)))
+    if sample.lost_update_share is not None:
+        rows.append(("updates", f"{human.share(sample.lost_update_share)} lost"))
+    return rows
 
 
 def metrics(values: Mapping[str, float], main_metric: str | None) -> str:

@@ -17,12 +17,15 @@ from mptrain.config.precision import OnSkip
 from mptrain.config.schema import TrainConfig
 from mptrain.errors import DivergedError
 from mptrain.precision.outcome import Outcome
+from mptrain.precision.overflow_census import NO_CULPRITS, Culprits
 from mptrain.telemetry.records import Event
 
 _FLOOR_PATIENCE = 3
 """Overflows in a row at the scale's floor before the run ends: scaling can help no more."""
 _HISTORY = 20
 """Changes of the loss scale that are remembered."""
+_NAMED = 8
+"""Non-finite parameters that an event lists."""
 
 
 @dataclass
@@ -77,8 +80,11 @@ class Ledger:
         self._mode, self._min_scale = mode, min_scale
         self.last = self.last._replace(loss_scale=math.nan)
 
-    def add(self, outcome: Outcome) -> Iterator[Event]:
-        """Account for one attempt; yield its events; raise DivergedError when it is hopeless."""
+    def add(self, outcome: Outcome, culprits: Culprits = NO_CULPRITS) -> Iterator[Event]:
+        """Account for one attempt; yield its events; raise DivergedError when it is hopeless.
+
+        `culprits` are the parameters whose gradients were not finite, where it was skipped.
+        """
         counts, window = self.counts, self.window
         counts.attempted += 1
         window.steps += 1
@@ -97,7 +103,7 @@ class Ledger:
         counts.consecutive_nonfinite_losses = counts.consecutive_nonfinite_losses + 1 if nonfinite_loss else 0
         at_floor = self._min_scale is not None and not nonfinite_loss and outcome.loss_scale <= self._min_scale
         counts.consecutive_at_floor = counts.consecutive_at_floor + 1 if at_floor else 0
-        yield self._skip(outcome, nonfinite_loss)
+        yield self._skip(outcome, nonfinite_loss, culprits)
         self._give_up_if_hopeless()
 
     def close_window(self) -> Window:
@@ -167,20 +173,30 @@ class Ledger:
             return f"{common}, or try precision.loss_scale=none: {self._mode} has a range that needs no scaling"
         return common
 
-    def _skip(self, outcome: Outcome, nonfinite_loss: bool) -> Event:
-        counts = self.counts
+    def _skip(self, outcome: Outcome, nonfinite_loss: bool, culprits: Culprits) -> Event:
+        counts, names, where = self.counts, culprits.names, ""
         if nonfinite_loss:
             kind, what = "nonfinite_loss", f"the loss is {outcome.loss}"
         else:
             kind, what = "overflow", "gradients are not finite"
+            if names:
+                where = f" (first in {names[0]}, {len(names)} of {culprits.of} parameters)"
+            elif culprits.of:
+                where = " (each one is, their norm is not)"
         scaled = f" at loss scale {outcome.loss_scale:g}" if self._min_scale is not None else ""
         retrying = "; retrying" if self.retry_is_due else ""
         return Event(
             kind=kind,
             attempted_step=counts.attempted,
             applied_steps=counts.applied,
-            message=f"skipped, {what}{scaled}{retrying}",
-            data={"loss": outcome.loss, "loss_scale": outcome.loss_scale},
+            message=f"skipped, {what}{scaled}{where}{retrying}",
+            data={
+                "loss": outcome.loss,
+                "loss_scale": outcome.loss_scale,
+                "first": names[0] if names else None,
+                "parameters": list(names[:_NAMED]),
+                "nonfinite_parameters": len(names),
+            },
         )
 
     def _scale_change(self, old: float, new: float) -> Event:

@@ -43,7 +43,8 @@ def by_hand(grad: torch.Tensor, scale: float, name: str) -> GradientStats:
     return GradientStats(
         elements=values.size,
         zeros=int((values == 0).sum()),
-        amax=values.max() / unscale,
+        amax=float(values.max()) / unscale,
+        scaled_amax=float(values.max()) / unscale * scale,
         norm=math.hypot(*values.flatten()) / unscale,
         below_normal=int((nonzero < fmt.smallest_normal).sum()),
         below_subnormal=int((nonzero < fmt.smallest_subnormal).sum()),
@@ -51,7 +52,8 @@ def by_hand(grad: torch.Tensor, scale: float, name: str) -> GradientStats:
 
 
 def measured(grads: dict[str, torch.Tensor], name: str, scale: float = SCALE) -> dict[str, GradientStats]:
-    names, rows = measure(grads, torch.tensor(scale), get_format(name))
+    device_scale = torch.tensor(scale)
+    names, rows = measure({key: (grad, device_scale) for key, grad in grads.items()}, get_format(name))
     assert rows.dtype == torch.float64
     return read_stats(names, rows.tolist(), [grads[n].numel() for n in names])
 
@@ -65,8 +67,8 @@ def test_against_a_count_by_hand(name, dtype):
     for key, grad in grads.items():
         expected = by_hand(grad, SCALE, name)
         assert found[key][:2] == expected[:2], key
-        assert found[key][4:] == expected[4:], key
-        assert found[key].amax == expected.amax, key
+        assert found[key][5:] == expected[5:], key
+        assert (found[key].amax, found[key].scaled_amax) == (expected.amax, expected.scaled_amax), key
         if math.isfinite(float(grad.float().norm())):
             assert found[key].norm == pytest.approx(expected.norm, rel=1e-5), key
 
@@ -91,10 +93,10 @@ def test_a_larger_scale_lifts_elements_into_range():
 
 def test_headroom_is_in_powers_of_two_and_can_be_negative():
     fp16 = get_format("fp16")
-    stats = measured({"g": torch.tensor([2.0**-5, -(2.0**-3)])}, "fp16", 1.0)["g"]
-    assert stats.headroom(fp16, 2.0**10) == pytest.approx(math.log2(65504) + 3 - 10)
-    assert stats.headroom(fp16, 2.0**24) < 0
-    assert measured({"g": torch.zeros(3)}, "fp16", 1.0)["g"].headroom(fp16, 1.0) is None
+    grads = {"g": torch.tensor([2.0**-5, -(2.0**-3)])}
+    assert measured(grads, "fp16", 2.0**10)["g"].headroom(fp16) == pytest.approx(math.log2(65504) + 3 - 10)
+    assert measured(grads, "fp16", 2.0**24)["g"].headroom(fp16) == pytest.approx(math.log2(65504) + 3 - 24)
+    assert measured({"g": torch.zeros(3)}, "fp16", 1.0)["g"].headroom(fp16) is None
     assert measured({"g": torch.zeros(3)}, "fp16", 1.0)["g"].below_normal_share == 0
 
 
@@ -117,6 +119,16 @@ def test_gradients_of_several_dtypes_are_measured_together():
     assert found["low"].amax == 2.0**-30  # still scaled in the gradient
     assert found["wide"].amax == 2.0**-20
     assert (found["low"].below_normal, found["wide"].below_normal) == (1, 0)
+
+
+def test_each_gradient_is_judged_at_its_own_scale():
+    low, high = torch.tensor(1.0), torch.tensor(2.0**12)
+    grad, fp16 = torch.tensor([2.0**-20, 2.0**-4]), get_format("fp16")
+    names, rows = measure({"a": (grad, low), "b": (grad, high), "c": (grad, low)}, fp16)
+    found = read_stats(names, rows.tolist(), [2, 2, 2])
+    assert {name: stats.below_normal for name, stats in found.items()} == {"a": 1, "b": 0, "c": 1}
+    everything = total(found.values())
+    assert everything.headroom(fp16) == found["b"].headroom(fp16) == pytest.approx(found["a"].headroom(fp16) - 12)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mptrain.telemetry.records import Evaluation, Event, Progress, RunInfo
+from mptrain.telemetry.records import Evaluation, Event, Numerics, Progress, RunInfo
 
 
 def run_info(**changes: Any) -> RunInfo:
@@ -40,6 +40,23 @@ def progress(step: int = 50, **changes: Any) -> Progress:
         "wall_s": step * 0.5,
     }
     return Progress(**(values | changes))
+
+
+def numerics(**changes: Any) -> Numerics:
+    values: dict[str, Any] = {
+        "attempted_step": 50,
+        "format": "fp16",
+        "loss_scale": 32768.0,
+        "grad_norm": 1.31,
+        "amax": 0.02,
+        "headroom": 6.64,
+        "zero_share": 0.01,
+        "below_normal_share": 0.003,
+        "below_subnormal_share": 0.0,
+        "lost_update_share": None,
+        "underflow_share": None,
+    }
+    return Numerics(**(values | changes))
 
 
 def evaluation(**changes: Any) -> Evaluation:

@@ -6,7 +6,7 @@ import pytest
 
 from mptrain.telemetry.block import Sparkline, State, layout
 from mptrain.telemetry.records import Event
-from tests.telemetry.records import evaluation, overflow, progress, run_info
+from tests.telemetry.records import evaluation, numerics, overflow, progress, run_info
 
 
 def full_state(**changes) -> State:
@@ -51,6 +51,16 @@ def test_not_measured_yet_reads_so():
     assert "n/a samples/s" in text
     assert "step time  n/a" in text
     assert "data wait  n/a" in text
+
+
+def test_the_newest_sample_of_gradients_has_cells_of_its_own():
+    with_sample = drawn(full_state(numerics=numerics(underflow_share=0.02)), 80)
+    without = drawn(full_state(), 80)
+    text = "\n".join(with_sample)
+    assert all(f"{label:<11}{value}" in text for label, value in {"subnormal": "0.3%", "headroom": "2^6"}.items())
+    assert "underflow  2.0%" in text
+    assert len(with_sample) == len(without) + 2  # two columns
+    assert max(len(line) for line in with_sample if "overflow" not in line) <= 80
 
 
 def test_text_of_others_cannot_move_the_cursor():

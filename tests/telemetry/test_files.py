@@ -17,7 +17,7 @@ import torch
 from mptrain.errors import CapabilityError, DataError
 from mptrain.telemetry.files import RunFiles, strict_json, write_json
 from mptrain.telemetry.records import Event
-from tests.telemetry.records import evaluation, overflow, progress, result, run_info
+from tests.telemetry.records import evaluation, numerics, overflow, progress, result, run_info
 
 
 def refuse_constant(text: str) -> Any:
@@ -75,6 +75,17 @@ def test_non_finite_loss_in_a_window(tmp_path: Path):
     assert (window["loss"], window["loss_nonfinite"]) == (None, "nan")
     assert (window["grad_norm"], window["grad_norm_nonfinite"]) == (None, "inf")
     assert "lr_nonfinite" not in window
+
+
+def test_the_newest_sample_of_gradients_is_part_of_a_window(tmp_path: Path):
+    files = RunFiles(tmp_path)
+    files.window(progress(10))
+    files.window(progress(20, numerics=numerics(headroom=-math.inf, amax=math.inf)))
+    before, after = read_lines(tmp_path / "metrics.jsonl")
+    assert before["numerics"] is None
+    assert after["numerics"]["below_normal_share"] == 0.003
+    assert (after["numerics"]["headroom"], after["numerics"]["headroom_nonfinite"]) == (None, "-inf")
+    assert (after["numerics"]["amax"], after["numerics"]["amax_nonfinite"]) == (None, "inf")
 
 
 @pytest.mark.parametrize(

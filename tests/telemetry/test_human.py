@@ -84,3 +84,27 @@ def test_speeds():
 
 def test_one_line():
     assert human.one_line("a\nb\r\x1b[31mc\u2028d é") == "a b  [31mc d é"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(0.0, "0%"), (1e-9, "<0.1%"), (0.00099, "<0.1%"), (0.001, "0.1%"), (0.25, "25.0%"), (1, "100.0%")],
+)
+def test_share(fraction: float, text: str):
+    assert human.share(fraction) == text
+
+
+@pytest.mark.parametrize(
+    ("exponent", "text"),
+    [
+        (6.99, "2^6"),
+        (0.0, "2^0"),
+        (-0.5, "2^-1"),
+        (math.inf, "n/a"),
+        (-math.inf, "n/a"),
+        (math.nan, "n/a"),
+        (None, "n/a"),
+    ],
+)
+def test_power_of_two(exponent: float | None, text: str):
+    assert human.power_of_two(exponent) == text

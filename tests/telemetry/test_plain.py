@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from mptrain.telemetry.plain import PlainConsole, SilentConsole
-from mptrain.telemetry.records import Event
-from tests.telemetry.records import evaluation, overflow, progress, result, run_info
+from mptrain.telemetry.records import Event, Numerics
+from tests.telemetry.records import evaluation, numerics, overflow, progress, result, run_info
 from tests.telemetry.terminal import clean_environment
 
 SCRIPT = [sys.executable, "-m", "tests.telemetry.scripted_run"]
@@ -59,6 +59,23 @@ def test_what_a_run_does_not_have_is_not_shown(out: io.StringIO, clock: FakeCloc
     )
 
 
+@pytest.mark.parametrize(
+    ("sample", "shown"),
+    [
+        (numerics(), "gnorm 1.23  subnormal 0.3%  headroom 2^6  245.1"),
+        (numerics(headroom=-math.inf, below_normal_share=1e-5), "gnorm 1.23  subnormal <0.1%  headroom n/a  245.1"),
+        (numerics(format="bf16"), "gnorm 1.23  245.1"),
+        (numerics(format="bf16", lost_update_share=0.84), "gnorm 1.23  updates 84.0% lost  245.1"),
+        (numerics(underflow_share=0.02), "headroom 2^6  underflow 2.0%  245.1"),
+    ],
+)
+def test_the_newest_sample_of_gradients(sample: Numerics, shown: str, out: io.StringIO, clock: FakeClock):
+    console = PlainConsole(out, clock)
+    console.begin(run_info())
+    console.window(progress(50, numerics=sample))
+    assert shown in out.getvalue().splitlines()[-1]
+
+
 def test_at_most_one_window_a_second_but_always_the_last(out: io.StringIO, clock: FakeClock):
     console = PlainConsole(out, clock)
     console.begin(run_info())
@@ -102,6 +119,7 @@ def test_events(out: io.StringIO, clock: FakeClock):
     start = len(out.getvalue().splitlines())
     console.event(overflow(3))
     console.event(Event("scale_change", 3, 2, "65536 -> 32768"))
+    console.event(Event("numerics", 3, 2, "largest gradient 0.1"))
     console.event(Event("checkpoint", 3, 2, "saved checkpoints/step-2\nin 0.1 s"))
     for step in (4, 5, 6):
         console.event(overflow(step))
