@@ -107,6 +107,16 @@ class Task(Protocol):
         """Return what is worth printing at the end of a run (small, JSON-able), or None."""
 
 
+class TrainedWeights(Protocol):
+    """The most precise copies of a model's weights."""
+
+    def best(self, parameter: nn.Parameter) -> Tensor:
+        """Return the most precise copy of `parameter`, detached; itself where there is no better one."""
+
+    def publish(self) -> None:
+        """Bring a change of the best copies into the model."""
+
+
 class SkippingOptimizer(Protocol):
     """An optimizer whose `step` changes nothing where its `found_inf` (a 0-d device tensor) is 1."""
 

@@ -50,7 +50,9 @@ def _table(modules: list[dict[str, Any]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
     lines = []
     for row in rows:
-        cells = [cell.rjust(w) if c == 2 else cell.ljust(w) for c, (cell, w) in enumerate(zip(row, widths, strict=False))]
+        cells = [
+            cell.rjust(w) if c == 2 else cell.ljust(w) for c, (cell, w) in enumerate(zip(row, widths, strict=False))
+        ]
         lines.append("  ".join([*cells, row[-1]]).rstrip())
     return "\n".join(lines)
 
@@ -74,7 +76,7 @@ def _row(module: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _memory(memory: dict[str, int]) -> str:
-    parts = [
-        f"{name.replace('_', ' ')} {size / _MIB:.1f}" for name, size in memory.items() if size and name != "total"
-    ]
-    return f"memory held between steps, MiB: {', '.join(parts)}; total {memory['total'] / _MIB:.1f} (without activations)"
+    parts = [f"{name.replace('_', ' ')} {size / _MIB:.1f}" for name, size in memory.items() if size and name != "total"]
+    return (
+        f"memory held between steps, MiB: {', '.join(parts)}; total {memory['total'] / _MIB:.1f} (without activations)"
+    )

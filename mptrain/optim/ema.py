@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mptrain.config.schema import EmaConfig
+from mptrain.interfaces import TrainedWeights
 
 
 class WeightAverage:
@@ -21,13 +22,14 @@ class WeightAverage:
     Under warm-up, decay = min(config.decay, (1 + t) / (10 + t)) at applied step t.
     """
 
-    def __init__(self, model: nn.Module, config: EmaConfig, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, config: EmaConfig, device: torch.device, weights: TrainedWeights) -> None:
         trainable = [p for p in model.parameters() if p.requires_grad]
         index = {p: position for position, p in enumerate(trainable)}
         # Tied weights have several names, as in the model's own state.
         self._names = {name: index[p] for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
-        self._live = [p.detach() for p in trainable]
-        self._shadow = [p.clone() for p in self._live]
+        self._weights = weights
+        self._live = [weights.best(p) for p in trainable]
+        self._shadow = [p.to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in self._live]
         self._share = 1.0 - config.decay
         self._warmup = config.warmup
         self._weight = torch.zeros((), device=device)
@@ -44,11 +46,15 @@ class WeightAverage:
     def in_place_of_weights(self) -> Iterator[None]:
         """Evaluate the average: swap it into the model, and the weights back at the end."""
         kept = [p.clone() for p in self._live]
-        torch._foreach_copy_(self._live, self._shadow)
+        self._put(self._shadow)
         try:
             yield
         finally:
-            torch._foreach_copy_(self._live, kept)
+            self._put(kept)
+
+    def _put(self, values: list[Tensor]) -> None:
+        torch._foreach_copy_(self._live, values)
+        self._weights.publish()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights by parameter name."""

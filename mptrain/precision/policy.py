@@ -1,198 +1,243 @@
-"""What the user asks for, as an object the trainer calls: the base class is FP32 and all no-ops.
+"""What the user asks for, as an object the trainer calls: FP32 is the case in which every method does nothing.
 
-Owns: PrecisionConfig -> policy, autocast, and the record of what is in force. Must not: choose a mode quietly; what a
-device cannot run natively is an error (`mptrain.precision.capability`).
+Owns: the mode chosen, the plan carried out on a model, autocast, emulation, and the record of what is in force. Must
+not: choose a mode quietly; what a device cannot run natively is an error (`mptrain.precision.capability`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import nn
 
-from mptrain.config.precision import LossScaleConfig, PrecisionConfig
-from mptrain.precision import capability
+from mptrain.config.precision import GemmFormatsConfig, PrecisionConfig
+from mptrain.errors import ConfigError
+from mptrain.precision import block_scaled, capability, float8
+from mptrain.precision.emulated_gemm import coverable, emulate_layer
+from mptrain.precision.emulation import Fp32Accumulation, Tf32Products
+from mptrain.precision.in_force import InForce
 from mptrain.precision.loss_scaler import LossScaler, make_scaler
+from mptrain.precision.modes import Mode, get_mode, with_formats
+from mptrain.precision.plan import Plan, make_plan
+from mptrain.precision.regions import DTYPES, run_in
 from mptrain.precision.tf32 import set_tf32, tf32_state
-
-
-@dataclass(frozen=True)
-class InForce:
-    """What precision is really in force; printed before the run and recorded in plan.json and result.json."""
-
-    requested: str
-    mode: str
-    reason: str
-    param_dtype: str
-    compute_dtype: str
-    grad_dtype: str
-    optimizer_dtype: str
-    loss_dtype: str
-    reduce_dtype: str
-    autocast: bool
-    loss_scale: str
-    tf32: dict[str, str]
-    device: str
-
-    def line(self) -> str:
-        """Return it as one line for a person."""
-        asked = f" (auto: {self.reason})" if self.requested == "auto" else ""
-        scaling = "no loss scaling" if self.loss_scale == "none" else f"{self.loss_scale} loss scaling"
-        return f"{self.mode}{asked}: weights {self.param_dtype}, compute {self.compute_dtype}, {scaling}"
-
-    def as_dict(self) -> dict[str, object]:
-        """Return it as JSON-able data."""
-        return asdict(self)
+from mptrain.precision.weight_rounding import FORMAT_OF, pure_notices
+from mptrain.precision.weights import StoreKind, WeightStore, make_weight_store
 
 
 class PrecisionPolicy:
-    """FP32: weights, arithmetic, gradients and loss in FP32, TF32 off."""
+    """One precision on one device; `prepare` a model before its first forward."""
 
-    mode = "fp32"
-    param_dtype = torch.float32
-    compute_name = "fp32"
-    tf32 = False
-    default_loss_scale = "none"
-
-    def __init__(self, device: torch.device, loss_scale: LossScaleConfig) -> None:
-        self.device = device
-        self.loss_scale = loss_scale
-        self.loss_scale_kind = self.default_loss_scale if loss_scale.kind == "auto" else loss_scale.kind
+    def __init__(self, mode: Mode, config: PrecisionConfig, device: torch.device, reason: str) -> None:
+        self.mode, self.config, self.device, self.reason = mode, config, device, reason
+        self.emulated = config.backend == "emulated"
+        self.plan = Plan(mode, self.emulated, (), {})
+        self._autocast_dtype = DTYPES[mode.computed] if mode.autocast else None
+        self._emulations: list[Fp32Accumulation | Tf32Products] = []
 
     def apply_global_settings(self) -> None:
         """Set what torch keeps per process: TF32."""
-        set_tf32(self.tf32)
+        set_tf32(self.mode.computed == "tf32" and not self.emulated)
 
-    def convert_model(self, model: nn.Module) -> nn.Module:
-        """Give the model its parameter dtype; FP32 models stay as they are."""
+    def prepare(self, model: nn.Module, inputs: torch.Tensor, batch_sizes: Collection[int]) -> nn.Module:
+        """Plan for the FP32 `model` and carry it out: formats of weights, modules that run apart, converted layers.
+
+        `inputs` (N, ...) are blank samples, `batch_sizes` those of training's micro-batches. Parameters stay the same
+        objects under the same names. Raises ConfigError for overrides that cannot be and for batches that do not fit.
+        """
+        self.plan = make_plan(model, self.mode, self.config, emulated=self.emulated, why_not=self._why_not)
+        if self.plan.layers and not self.emulated:
+            self._convert(model, inputs, batch_sizes)
+        _store(model, self.plan)
+        for name, inside in self.plan.regions.items():
+            run_in(model.get_submodule(name), inside, self.mode.computed)
+        if self.emulated:
+            self._emulate(model)
         return model
 
+    def _convert(self, model: nn.Module, inputs: torch.Tensor, batch_sizes: Collection[int]) -> None:
+        """Let torchao run the layers that the plan gives operand formats."""
+        by_mode: dict[str, list[str]] = {}
+        problems = []
+        for planned in self.plan.modules:
+            if planned.operand_mode:
+                operands = with_formats(get_mode(planned.operand_mode), GemmFormatsConfig(), self.config.fp8.recipe)
+                reason = float8.impossible(model.get_submodule(planned.name), operands)
+                if reason:
+                    problems.append(f"precision.overrides: {planned.reason}: {planned.name} cannot be: {reason}")
+                by_mode.setdefault(operands.name, []).append(planned.name)
+        if problems:
+            raise ConfigError(problems)
+        for name, layers in by_mode.items():
+            capability.require(name, self.device)
+            operands = with_formats(get_mode(name), GemmFormatsConfig(), self.config.fp8.recipe)
+            float8.check_rows(model, layers, operands, inputs, batch_sizes)
+        for name, layers in by_mode.items():
+            if name == "fp8":
+                float8.convert(model, layers, self.config.fp8.recipe)
+            else:
+                block_scaled.convert_mx(model, layers, "mxfp8" if name == "mxfp8" else "nvfp4")
+
+    def _emulate(self, model: nn.Module) -> None:
+        for name, formats in self.plan.layers.items():
+            emulate_layer(model.get_submodule(name), formats)
+        computed = self.plan.formats_in_use
+        self._emulations = [Fp32Accumulation()] if computed & {"fp16", "bf16"} else []  # type: ignore[no-untyped-call]
+        self._emulations += [Tf32Products()] if "tf32" in computed else []  # type: ignore[no-untyped-call]
+
     def convert_input(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Give floating-point inputs and targets the dtype that the model's first layer expects."""
-        return inputs
+        """Give floating-point inputs the format that the model's first layer expects."""
+        return inputs.double() if self.mode.stored == "fp64" and inputs.is_floating_point() else inputs
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Return the context for forward and loss, and nothing else."""
-        return nullcontext()
+        """Return the context for forward and loss, and nothing else.
+
+        The weight cache is off: entered under `no_grad` it can hand out casts without gradients (pytorch #112583),
+        and it only pays where a weight is used more than once in a forward.
+        """
+        if self._autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast_dtype, cache_enabled=False)
+
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """Return the context for everything the emulated format computes: forward, loss and backward."""
+        return self._emulating() if self._emulations else nullcontext()
+
+    @contextmanager
+    def _emulating(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for emulation in self._emulations:
+                stack.enter_context(emulation)
+            yield
+
+    @property
+    def accumulation(self) -> Fp32Accumulation | None:
+        """The emulation of FP16 and BF16 products, which can count what underflows in them; None where native."""
+        return next((e for e in self._emulations if isinstance(e, Fp32Accumulation)), None)
+
+    @property
+    def loss_scale_kind(self) -> str:
+        """The kind of loss scaling; `auto` scales dynamically where anything computes in FP16."""
+        if self.config.loss_scale.kind != "auto":
+            return self.config.loss_scale.kind
+        return "dynamic" if "fp16" in self.plan.formats_in_use else "none"
+
+    @property
+    def gradient_format(self) -> str:
+        """The narrowest format that gradients pass on their way to the optimizer."""
+        narrow = self.mode.gemm.grad_output_for_weight if self.mode.gemm else self.mode.computed
+        return "fp16" if narrow not in ("fp16",) and "fp16" in self.plan.formats_in_use else narrow
 
     def make_scaler(self, params: Iterable[nn.Parameter]) -> LossScaler:
         """Return the loss scaler over `params`, its state on the device."""
-        return make_scaler(self.loss_scale_kind, self.loss_scale, params, self.device)
+        return make_scaler(self.loss_scale_kind, self.config.loss_scale, params, self.device)
 
-    def notices(self, model: nn.Module) -> list[str]:
-        """Return what the user should know before the first step."""
-        return []
+    def make_weight_store(self, model: nn.Module, *, accumulate: int, seed: int) -> WeightStore:
+        """Return what stands between the weights of a prepared `model` and the optimizer."""
+        low = {n: p for n, p in model.named_parameters() if p.requires_grad and p.dtype in FORMAT_OF}
+        kind: StoreKind = "master" if self.mode.master else "pure" if self.mode.pure else "fp32"
+        return make_weight_store(kind, self.config.rounding, low, accumulate=accumulate, seed=seed)
 
-    def in_force(self, requested: str, reason: str) -> InForce:
+    def notices(self, model: nn.Module, optimizer_settings: Mapping[str, object]) -> list[str]:
+        """Return what the user should know before the first step; settings are those of an optimizer's group."""
+        found: list[str] = []
+        support = capability.support(self.mode.name, self.device)
+        if self.emulated:
+            found.append("emulated: the numerics of this precision, not its speed; no speed is claimed")
+        elif self.mode.computed == "bf16" and support.level == "slow":
+            found.append(f"{self.mode.name} is slow on this device: {support.reason}")
+        found += self._fp16_notices(model)
+        if self.mode.pure:
+            found += pure_notices(self.mode.stored, self.config.rounding, optimizer_settings)
+        if self.mode.gemm and not self.plan.layers:
+            found.append(
+                f"{self.mode.name} converts no layer of this model (see `mptrain plan`): it is {self.mode.computed}"
+            )
+        return found
+
+    def _fp16_notices(self, model: nn.Module) -> list[str]:
+        found = []
+        computes_fp16 = "fp16" in self.plan.formats_in_use
+        convolutions = sum(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
+        if computes_fp16 and self.device.type == "cpu" and convolutions and not self.emulated:
+            found.append(
+                f"fp16 on a CPU: the backward of this model's {convolutions} convolutions is about 60 times "
+                "slower than in FP32, a step may take minutes; use precision.backend=emulated (FP16's numerics at "
+                "about FP32's speed), precision=bf16, or a GPU"
+            )
+        if computes_fp16 and self.loss_scale_kind == "none":
+            found.append("fp16 without loss scaling: gradients below 6e-8 become zero; loss_scale=dynamic prevents it")
+        return found
+
+    def _why_not(self, layer: nn.Module, is_last: bool) -> str | None:
+        if not self.emulated:
+            return float8.why_not(layer, self.mode, is_last=is_last)
+        return "last layer" if is_last else coverable(layer)
+
+    def in_force(self, requested: str) -> InForce:
         """Describe what this policy really does."""
-        param = {torch.float32: "fp32", torch.float64: "fp64"}[self.param_dtype]
+        mode, layers = self.mode, self.plan.layers
+        formats: dict[str, object] | None = None
+        if layers:
+            first = next(iter(layers.values()))
+            formats = {
+                "layers": len(layers),
+                "input": first.input,
+                "weight": first.weight,
+                "grad_output": first.grad_output_for_weight,
+                "scaling": first.scaling,
+            }
+        optimizer = "fp32" if mode.stored in ("fp16", "bf16") and not mode.pure else mode.stored
         return InForce(
             requested=requested,
-            mode=self.mode,
-            reason=reason,
-            param_dtype=param,
-            compute_dtype=self.compute_name,
-            grad_dtype=param,
-            optimizer_dtype=param,
-            loss_dtype=param,
-            reduce_dtype=param,
-            autocast=isinstance(self, AutocastPolicy),
+            mode=mode.name,
+            reason=self.reason,
+            backend="emulated" if self.emulated else "native",
+            param_dtype=mode.stored,
+            compute_dtype=mode.computed,
+            grad_dtype=mode.stored,
+            optimizer_dtype=optimizer,
+            loss_dtype="fp64" if mode.stored == "fp64" else "fp32",
+            reduce_dtype=mode.stored,
+            autocast=mode.autocast,
+            master_weights=mode.master,
+            rounding=self.config.rounding if mode.pure else None,
+            formats=formats,
+            overrides=len(self.config.overrides),
             loss_scale=self.loss_scale_kind,
             tf32=tf32_state(),
             device=str(self.device),
         )
 
 
-class Tf32Policy(PrecisionPolicy):
-    """FP32 storage, matrix products and convolutions in TF32."""
-
-    mode = "tf32"
-    compute_name = "tf32"
-    tf32 = True
-
-
-class Fp64Policy(PrecisionPolicy):
-    """Everything in FP64."""
-
-    mode = "fp64"
-    param_dtype = torch.float64
-    compute_name = "fp64"
-
-    def convert_model(self, model: nn.Module) -> nn.Module:
-        """Convert weights and buffers to FP64."""
-        return model.double()
-
-    def convert_input(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Convert floating-point data to FP64."""
-        return inputs.double() if inputs.is_floating_point() else inputs
+def _store(model: nn.Module, plan: Plan) -> None:
+    """Give each module's parameters the format they are stored in; FP64 modules take their buffers along."""
+    for planned in plan.modules:
+        if planned.stored == "fp32":
+            continue
+        module, dtype = model.get_submodule(planned.name), DTYPES[planned.stored]
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
+    if plan.mode.stored == "fp64":
+        model.double()
+    for name, inside in plan.regions.items():
+        if inside == "fp64":
+            model.get_submodule(name).double()
 
 
-class AutocastPolicy(PrecisionPolicy):
-    """Autocast over FP32 weights."""
+def resolve_policy(config: PrecisionConfig, device: torch.device) -> PrecisionPolicy:
+    """Return the policy for `config` (one without phases) on `device`.
 
-    compute_dtype: torch.dtype
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Return autocast for forward and loss.
-
-        The weight cache is off: entered under `no_grad` it can hand out casts without gradients (pytorch #112583),
-        and it only pays where a weight is used more than once in a forward.
-        """
-        return torch.autocast(self.device.type, dtype=self.compute_dtype, cache_enabled=False)
-
-
-class Bf16Policy(AutocastPolicy):
-    """Autocast to BF16, which has FP32's range: no loss scaling."""
-
-    mode = "bf16"
-    compute_name = "bf16"
-    compute_dtype = torch.bfloat16
-
-    def notices(self, model: nn.Module) -> list[str]:
-        """Say when this device only imitates BF16."""
-        found = capability.support("bf16", self.device)
-        return [f"bf16 is slow on this device: {found.reason}"] if found.level == "slow" else []
-
-
-class Fp16Policy(AutocastPolicy):
-    """Autocast to FP16, with dynamic loss scaling by default."""
-
-    mode = "fp16"
-    compute_name = "fp16"
-    compute_dtype = torch.float16
-    default_loss_scale = "dynamic"
-
-    def notices(self, model: nn.Module) -> list[str]:
-        """Warn of FP16 convolutions on a CPU and of FP16 without scaling."""
-        found: list[str] = []
-        convolutions = sum(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
-        if self.device.type == "cpu" and convolutions:
-            found.append(
-                f"fp16 on a CPU: the backward of this model's {convolutions} convolutions is about 60 times "
-                "slower than in FP32, a step may take minutes; use precision=bf16 or precision=fp32 "
-                "here, or a GPU for fp16"
-            )
-        if self.loss_scale_kind == "none":
-            found.append("fp16 without loss scaling: gradients below 6e-8 become zero; loss_scale=dynamic prevents it")
-        return found
-
-
-_POLICIES: dict[str, type[PrecisionPolicy]] = {
-    policy.mode: policy for policy in (Fp64Policy, PrecisionPolicy, Tf32Policy, Fp16Policy, Bf16Policy)
-}
-
-
-def resolve_policy(config: PrecisionConfig, device: torch.device) -> tuple[PrecisionPolicy, str]:
-    """Return the policy for `config` on `device` and the reason for its mode.
-
-    Raises CapabilityError where the device cannot run the mode natively.
+    Raises CapabilityError where the device cannot run the mode natively and emulation was not asked for.
     """
     if config.mode == "auto":
-        mode, reason = capability.resolve_auto(device)
+        name, reason = capability.resolve_auto(device)
     else:
-        mode, reason = config.mode, "asked for"
-    capability.require(mode, device)
-    return _POLICIES[mode](device, config.loss_scale), reason
+        name, reason = config.mode, "asked for"
+    if config.backend != "emulated":
+        capability.require(name, device)
+        if get_mode(name).gemm:
+            float8.require_torchao(name)
+    return PrecisionPolicy(with_formats(get_mode(name), config.formats, config.fp8.recipe), config, device, reason)

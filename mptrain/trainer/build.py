@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from mptrain.catalog import REGISTRIES
-from mptrain.config.schema import EntryConfig, RunConfig
+from mptrain.config.precision import PrecisionConfig
+from mptrain.config.schema import DataConfig, EntryConfig, RunConfig
 from mptrain.data.loading import TrainLoader, check_labels, make_eval_loader, make_train_loader
 from mptrain.environment import set_cublas_workspace
 from mptrain.errors import CapabilityError, ConfigError, first_line
@@ -24,10 +25,15 @@ from mptrain.interfaces import Batch, DataSpec, DataSplits, Task
 from mptrain.optim.build import decay_groups
 from mptrain.optim.ema import WeightAverage
 from mptrain.optim.progress import AppliedSteps
-from mptrain.precision.policy import InForce, PrecisionPolicy, resolve_policy
+from mptrain.precision.in_force import InForce
+from mptrain.precision.modes import get_mode
+from mptrain.precision.plan import make_plan
+from mptrain.precision.policy import PrecisionPolicy, resolve_policy
 from mptrain.startup import resume_collection
 from mptrain.trainer.buffers import BufferGuard
 from mptrain.trainer.faults import make_faults
+from mptrain.trainer.memory_plan import HeldBytes, planned_bytes
+from mptrain.trainer.phases import phase_ends, precision_at, precisions
 from mptrain.trainer.randomness import seed_everything
 from mptrain.trainer.step import StepParts
 
@@ -42,6 +48,8 @@ class Run:
     device: torch.device
     in_force: InForce
     splits: DataSplits
+    spec: DataSpec
+    """What the data are, with the model's number of outputs."""
     parts: StepParts
     train_loader: TrainLoader
     eval_batches: Iterable[Batch]
@@ -49,6 +57,10 @@ class Run:
     """Learning rate at each applied step, 0 to total_steps."""
     steps_per_epoch: int
     total_steps: int
+    phase_end: int
+    """Applied steps at which the precision changes next; the run's end where it does not."""
+    memory: HeldBytes
+    """Bytes that training will hold between steps."""
     notices: tuple[str, ...]
 
 
@@ -75,53 +87,96 @@ def describe_device(device: torch.device) -> str:
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def build_run(config: RunConfig) -> Run:
+def build_run(config: RunConfig, steps_done: int = 0) -> Run:
     """Build everything for `config`, seeded so that the initial weights are the same in every precision.
 
-    Raises ConfigError, CapabilityError or DataError with one line for what cannot be.
+    With `precision.phases`, the precision is the one after `steps_done` applied steps. Raises ConfigError,
+    CapabilityError or DataError with one line for what cannot be.
     """
     device = resolve_device(config.device)
     _set_determinism(config.train.deterministic)
-    policy, reason = resolve_policy(config.precision, device)
-    policy.apply_global_settings()
+    for precision in precisions(config.precision):
+        resolve_policy(precision, device)  # refuse what a later phase asks for now, not hours into the run
     splits, task, model = build_model(config)
-    model = policy.convert_model(model).to(device)
-    if config.train.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    _probe(model, splits.spec, policy, config)
+    channels_last = config.train.channels_last
     train_loader = make_train_loader(
-        splits.train, config.data, seed=config.seed, device=device, channels_last=config.train.channels_last
+        splits.train, config.data, seed=config.seed, device=device, channels_last=channels_last
     )
-    eval_batches = make_eval_loader(splits.test, config.data, device=device, channels_last=config.train.channels_last)
+    eval_batches = make_eval_loader(splits.test, config.data, device=device, channels_last=channels_last)
     steps_per_epoch = -(-len(train_loader) // config.train.accumulate)
     total_steps = config.train.max_steps or steps_per_epoch * (config.train.epochs or 1)
     rates = _rates(config, total_steps)
-    parts = _step_parts(config, model, task, policy, rates, device)
-    in_force = policy.in_force(config.precision.mode, reason)
+    spec = _spec(config, splits)
+    in_precision = _in_precision(config, model, task, spec, rates, device, steps_done, len(splits.train))
     resume_collection()
     return Run(
         config=config,
         device=device,
-        in_force=in_force,
         splits=splits,
-        parts=parts,
+        spec=spec,
         train_loader=train_loader,
         eval_batches=eval_batches,
         rates=rates,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        notices=tuple(policy.notices(model)),
+        **in_precision,
     )
+
+
+def enter_phase(run: Run, steps_done: int) -> Run:
+    """Return `run` with model, optimizer and scaler built anew in the precision after `steps_done` applied steps."""
+    model = _seeded_model(run.config, run.spec)
+    made = _in_precision(
+        run.config, model, run.parts.task, run.spec, run.rates, run.device, steps_done, len(run.splits.train)
+    )
+    return replace(run, **made)
+
+
+def _in_precision(
+    config: RunConfig,
+    model: nn.Module,
+    task: Task,
+    spec: DataSpec,
+    rates: list[float],
+    device: torch.device,
+    steps_done: int,
+    num_train: int,
+) -> dict[str, Any]:
+    """Return the fields of a Run that depend on the precision after `steps_done` applied steps."""
+    precision, phase_end = precision_at(config.precision, steps_done, len(rates) - 1)
+    policy = resolve_policy(precision, device)
+    policy.apply_global_settings()
+    batch_sizes = _batch_sizes(config.data, num_train)
+    model = policy.prepare(model, _blank(spec, policy, torch.device("cpu")), batch_sizes).to(device)
+    if config.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    _probe(model, spec, policy, config)
+    parts = _step_parts(config, model, task, policy, rates, device)
+    return {
+        "parts": parts,
+        "in_force": policy.in_force(precision.mode),
+        "phase_end": phase_end,
+        "memory": planned_bytes(config, model, policy),
+        "notices": tuple(policy.notices(model, parts.optimizer.param_groups[0])),
+    }
 
 
 def build_model(config: RunConfig) -> tuple[DataSplits, Task, nn.Module]:
     """Build data, task and the FP32 model on the CPU, and check that labels and outputs agree."""
     splits: DataSplits = _built("data", config.data, config.seed, kind=DataSplits)
-    outputs = config.model.num_classes or splits.spec.num_outputs
-    if splits.spec.kind == "classification":
-        check_labels(splits, outputs)
-    spec = replace(splits.spec, num_outputs=outputs)
+    spec = _spec(config, splits)
+    if spec.kind == "classification":
+        check_labels(splits, spec.num_outputs)
     task: Task = REGISTRIES["task"].build(config.task, spec)
+    return splits, task, _seeded_model(config, spec)
+
+
+def _spec(config: RunConfig, splits: DataSplits) -> DataSpec:
+    return replace(splits.spec, num_outputs=config.model.num_classes or splits.spec.num_outputs)
+
+
+def _seeded_model(config: RunConfig, spec: DataSpec) -> nn.Module:
+    """Build the FP32 model on the CPU with the run's initial weights."""
     seed_everything(config.seed)
     model: nn.Module = _built("model", config.model, spec, kind=nn.Module)
     odd = {name: p for name, p in model.named_parameters() if p.dtype != torch.float32 or p.device.type != "cpu"}
@@ -130,7 +185,7 @@ def build_model(config: RunConfig) -> tuple[DataSplits, Task, nn.Module]:
         raise ConfigError(f"model: '{config.model.name}' must be built in float32 on the cpu, found {found}")
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError(f"model: '{config.model.name}' has no trainable parameter")
-    return splits, task, model
+    return model
 
 
 def _built(section: str, config: EntryConfig, *arguments: Any, kind: type[T]) -> T:
@@ -148,9 +203,18 @@ def check_build(config: RunConfig) -> str:
     """Build model and data without training; return one line of what was built, raise what `build_run` would."""
     splits, _, model = build_model(config)
     device = torch.device("cpu")
-    _probe(model, splits.spec, PrecisionPolicy(device, config.precision.loss_scale), config)
-    make_train_loader(splits.train, config.data, seed=config.seed, device=device)
+    _probe(model, splits.spec, resolve_policy(PrecisionConfig(mode="fp32"), device), config)
+    loader = make_train_loader(splits.train, config.data, seed=config.seed, device=device)
+    _check_precision(config, model, config.train.max_steps or len(loader) * (config.train.epochs or 1))
     return f"{describe_model(config, model)}; {describe_data(config, splits)}"
+
+
+def _check_precision(config: RunConfig, model: nn.Module, total_steps: int) -> None:
+    """Raise what phases and overrides would, whatever this machine can run."""
+    phase_ends(config.precision, total_steps)
+    mode = get_mode("fp32" if config.precision.mode == "auto" else config.precision.mode)
+    emulated = config.precision.backend == "emulated"
+    make_plan(model, mode, config.precision, emulated=emulated, why_not=lambda layer, is_last: None)
 
 
 def describe_model(config: RunConfig, model: nn.Module) -> str:
@@ -173,13 +237,24 @@ def _set_determinism(enabled: bool) -> None:
     torch.backends.cudnn.benchmark = not enabled
 
 
+def _blank(spec: DataSpec, policy: PrecisionPolicy, device: torch.device) -> torch.Tensor:
+    """Return two blank samples as the model takes them."""
+    return policy.convert_input(torch.zeros(2, *spec.input_shape, device=device))
+
+
+def _batch_sizes(config: DataConfig, num_train: int) -> set[int]:
+    """Return the sizes that training micro-batches have: the full one's, and the last one's where it is kept."""
+    size = min(config.batch_size, num_train)
+    rest = num_train % size
+    return {size, rest} if rest and not config.drop_last else {size}
+
+
 def _probe(model: nn.Module, spec: DataSpec, policy: PrecisionPolicy, config: RunConfig) -> None:
     """Send two blank samples through the model, so that shapes that do not fit are a config error and not a crash."""
-    device = next(model.parameters()).device
-    blank = policy.convert_input(torch.zeros(2, *spec.input_shape, device=device))
+    blank = _blank(spec, policy, next(model.parameters()).device)
     try:
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), policy.arithmetic(), policy.autocast():
             model(blank)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -211,17 +286,20 @@ def _step_parts(
     groups = decay_groups(
         model, config.optimizer.weight_decay, decay_norm_and_bias=config.optimizer.decay_norm_and_bias
     )
-    optimizer = REGISTRIES["optimizer"].build(config.optimizer, groups, applied.lr)
+    store = policy.make_weight_store(model, accumulate=config.train.accumulate, seed=config.seed)
+    for group in groups:
+        group["params"] = [store.optimized(p) for p in group["params"]]
     scaler = policy.make_scaler([p for p in model.parameters() if p.requires_grad])
-    scaler.attach(optimizer)
+    optimizer = store.wrap(REGISTRIES["optimizer"].build(config.optimizer, groups, applied.lr), scaler)
     return StepParts(
         model=model,
         task=task,
         policy=policy,
         scaler=scaler,
+        weights=store,
         optimizer=optimizer,
         applied=applied,
-        average=WeightAverage(model, config.ema, device) if config.ema else None,
+        average=WeightAverage(model, config.ema, device, store) if config.ema else None,
         buffers=BufferGuard(model),
         faults=make_faults(config.debug),
         config=config.train,

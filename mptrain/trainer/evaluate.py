@@ -27,7 +27,7 @@ def evaluate(
         with torch.no_grad():
             for batch in batches:
                 batch = batch._replace(inputs=policy.convert_input(batch.inputs))
-                with policy.autocast():
+                with policy.arithmetic(), policy.autocast():
                     outputs = model(batch.inputs)
                 metrics.update(outputs, batch)
     finally:

@@ -26,6 +26,7 @@ from mptrain.trainer.build import build_run, describe_data, describe_device, des
 from mptrain.trainer.endings import ending_of
 from mptrain.trainer.environment_report import environment_report, versions
 from mptrain.trainer.memory import peak_memory_bytes
+from mptrain.trainer.plan_report import plan_report
 from mptrain.trainer.resume import changes_on_resume
 from mptrain.trainer.run_dir import CHECKPOINTS, find_resume, new_run_id, run_dir_for
 from mptrain.trainer.signals import StopAtOnce, Undisturbed
@@ -65,7 +66,7 @@ def launch(config: RunConfig, options: LaunchOptions, *, command: list[str]) -> 
         with StopAtOnce():
             if not resumed:
                 _record(run_dir, config, command)
-            run = build_run(config)
+            run = build_run(config, steps_done=resumed.step if resumed else 0)
             trainer = Trainer(run, reporter, _store(config, run_dir))
             info = _run_info(trainer, run_dir, resumed, (*options.notices, *chosen.notices))
             if resumed:
@@ -141,7 +142,7 @@ def _begin(trainer: Trainer, info: RunInfo, files: RunFiles, resumed: Checkpoint
     run = trainer.run
     # Loaded before anything is dropped: the checkpoint may turn out to be damaged.
     state = checkpoints.load(resumed.path, device=run.device) if resumed else None
-    write_json(Path(info.run_dir) / "plan.json", run.in_force.as_dict() | {"compile": run.config.train.compile})
+    write_json(Path(info.run_dir) / "plan.json", plan_report(run))
     trainer.reporter.begin(info)
     attempted, applied = [resumed.manifest[f"{kind}_steps"] if resumed else 0 for kind in ("attempted", "applied")]
     files.trim_after(attempted, applied)
@@ -192,6 +193,7 @@ def _run_info(trainer: Trainer, run_dir: Path, resumed: Checkpoint | None, notic
         first_step=resumed.step if resumed else 0,
         planted=run.parts.faults.planned,
         notices=(*notices, *run.notices),
+        emulated=run.parts.policy.emulated,
     )
 
 

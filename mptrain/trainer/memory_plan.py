@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mptrain.catalog import REGISTRIES
 from mptrain.config.schema import RunConfig
 from mptrain.precision.policy import PrecisionPolicy
+from mptrain.trainer.step import StepParts
 
 _PROBE_ELEMENTS = 1024
 
@@ -56,6 +57,20 @@ def planned_bytes(config: RunConfig, model: nn.Module, policy: PrecisionPolicy) 
         compensation=_bytes(low) if pure and policy.config.rounding == "kahan" else 0,
         optimizer_state=state,
         average=sum(p.numel() * max(p.element_size(), 4) for p in trained) if config.ema else 0,
+    )
+
+
+def held_bytes(parts: StepParts) -> HeldBytes:
+    """Return what is held now, after at least one step."""
+    stored = parts.weights.bytes()
+    entries = parts.optimizer.state_dict()["state"].values()
+    return HeldBytes(
+        weights=_bytes(parts.model.parameters()),
+        gradients=_bytes(p.grad for p in parts.model.parameters() if p.grad is not None) + stored["gradients"],
+        master_weights=stored["master_weights"],
+        compensation=stored["compensation"],
+        optimizer_state=_bytes(tensor for entry in entries for tensor in _tensors(entry)),
+        average=_bytes(parts.average.state_dict().values()) if parts.average else 0,
     )
 
 

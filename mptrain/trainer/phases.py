@@ -23,8 +23,8 @@ def phase_ends(config: PrecisionConfig, total_steps: int) -> list[int]:
     for phase, begin, end in zip(config.phases, [0, *ends], ends, strict=False):
         if end <= begin or begin >= total_steps:
             raise ConfigError(
-                f"precision.phases: until {phase.until:g} ends at step {end} of {total_steps}, and the phase would begin "
-                f"at {begin}; give phases that follow one another within the run"
+                f"precision.phases: until {phase.until:g} ends at step {end} of {total_steps}, and the phase "
+                f"would begin at {begin}; give phases that follow one another within the run"
             )
     if ends[-1] < total_steps:
         raise ConfigError(

@@ -42,7 +42,7 @@ def evaluate_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> dict
     found = find_checkpoint(run_dir, best=best)
     config = load_config(run_dir / "config.yaml", overrides).config
     with known_endings():
-        run = build_run(config)
+        run = build_run(config, steps_done=found.step)
         model = run.parts.model
         weights = _saved_weights(found, run.device)
         _load_weights(model, weights, found.path, changed=bool(overrides))

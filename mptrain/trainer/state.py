@@ -17,8 +17,9 @@ def parts_state(run: Run) -> dict[str, Any]:
     """Return the state of what the step works on, by checkpoint part; tensors of the model are copies."""
     parts = run.parts
     state: dict[str, Any] = {
-        "model": {name: value.detach().clone() for name, value in parts.model.state_dict().items()},
+        "model": {name: value.detach().clone() for name, value in parts.weights.model_state(parts.model).items()},
         "optimizer": parts.optimizer.state_dict(),
+        "weights": parts.weights.state_dict(),
         "scaler": parts.scaler.state_dict() | {"precision": run.in_force.mode},
     }
     if parts.average:
@@ -29,7 +30,8 @@ def parts_state(run: Run) -> dict[str, Any]:
 def restore_parts(run: Run, state: dict[str, Any], steps_done: int) -> str | None:
     """Put `state` back; return in words what became of the loss scale where precision or scaling changed."""
     parts = run.parts
-    parts.model.load_state_dict(state["model"])
+    parts.weights.load_model_state(parts.model, state["model"])
+    parts.weights.load_state_dict(state.get("weights", {}))
     restore_optimizer(parts.optimizer, state["optimizer"])
     if parts.average:
         parts.average.load_state_dict(state["ema"])

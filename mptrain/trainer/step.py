@@ -23,6 +23,7 @@ from mptrain.optim.ema import WeightAverage
 from mptrain.optim.progress import AppliedSteps
 from mptrain.precision.loss_scaler import LossScaler
 from mptrain.precision.policy import PrecisionPolicy
+from mptrain.precision.weights import WeightStore
 from mptrain.trainer.buffers import BufferGuard
 from mptrain.trainer.faults import NoFaults
 
@@ -36,6 +37,7 @@ class StepParts:
     model: nn.Module
     task: Task
     policy: PrecisionPolicy
+    weights: WeightStore
     scaler: LossScaler
     optimizer: SkippingOptimizer
     applied: AppliedSteps
@@ -68,13 +70,15 @@ class TrainStep:
             param.grad = None
         parts.buffers.keep()
         for index, batch in enumerate(window):
-            loss = parts.faults.on_loss(_checked(self._loss(parts.faults.on_batch(batch))))
-            size = len(batch.inputs)
-            share = loss * (size / total) if len(window) > 1 else loss  # true also in a short last window
-            outcome.loss.copy_(share.detach()) if index == 0 else outcome.loss.add_(share.detach())
-            self._require_connection(loss.requires_grad)
-            scaler.scale(loss * size if parts.summed_loss else share).backward()
-        self._require_connection(any(param.grad is not None for param in self._params))
+            with parts.policy.arithmetic():
+                loss = parts.faults.on_loss(_checked(self._loss(parts.faults.on_batch(batch))))
+                size = len(batch.inputs)
+                share = loss * (size / total) if len(window) > 1 else loss  # true also in a short last window
+                outcome.loss.copy_(share.detach()) if index == 0 else outcome.loss.add_(share.detach())
+                self._require_connection(loss.requires_grad)
+                scaler.scale(loss * size if parts.summed_loss else share).backward()
+            parts.weights.collect_gradients(first=index == 0)
+        self._require_connection(any(parts.weights.gradient(param) is not None for param in self._params))
         parts.faults.on_gradients(self._params)
 
         scaler.unscale_()

@@ -26,7 +26,7 @@ from mptrain.precision.outcome import Outcome
 from mptrain.telemetry.attempt_log import Completed, make_attempt_log
 from mptrain.telemetry.records import Evaluation, Event, Progress, Reporter
 from mptrain.trainer.best import Best
-from mptrain.trainer.build import Run
+from mptrain.trainer.build import Run, enter_phase
 from mptrain.trainer.evaluate import evaluate
 from mptrain.trainer.ledger import Ledger
 from mptrain.trainer.memory import peak_memory_bytes, reset_peak_memory
@@ -64,8 +64,7 @@ class Trainer:
         on_skip = run.config.precision.loss_scale.on_skip
         self._retries = on_skip == "retry"
         self.ledger = Ledger(run.config.train, on_skip)
-        self.ledger.enter_precision(run.in_force.mode, run.parts.scaler.min_scale)
-        self._step = TrainStep(run.parts, torch.compile if run.config.train.compile else lambda function: function)
+        self._begin_precision()
         log_every = run.config.log.every
         self._rows_in_one_copy = max(d for d in range(1, _ATTEMPTS_IN_ONE_COPY + 1) if log_every % d == 0)
         self._log = make_attempt_log(len(Outcome._fields), self._rows_in_one_copy, run.device)
@@ -96,6 +95,22 @@ class Trainer:
                 self._evaluate()
             self._save()
         self.summary = self._summarize()
+
+    def _begin_precision(self) -> None:
+        run = self.run
+        self.ledger.enter_precision(run.in_force.mode, run.parts.scaler.min_scale)
+        self._step = TrainStep(run.parts, torch.compile if run.config.train.compile else lambda function: function)
+
+    def _enter_phase(self) -> None:
+        """Go on in the next of `precision.phases`, with everything but the number formats carried over."""
+        state = self.state()
+        self.run = enter_phase(self.run, self.ledger.steps_done)
+        self._begin_precision()
+        change = restore_parts(self.run, state, self.ledger.steps_done)
+        restore_random_state(state["trainer"]["random"], self.run.device)
+        self.run.parts.model.train()
+        self._event("precision_change", change or self.run.in_force.line(), self.run.in_force.as_dict())
+        self.pace.restart()
 
     def _summarize(self) -> dict[str, Any] | None:
         parts = self.run.parts
@@ -153,7 +168,15 @@ class Trainer:
             self._save()
         if self._stop.requested:
             self._preempt(self._stop.requested)
+        if self._phase_is_over():
+            self._enter_phase()
         return False
+
+    def _phase_is_over(self) -> bool:
+        if self._optimistic_steps() < self.run.phase_end:
+            return False
+        self._settle()
+        return self.ledger.steps_done >= self.run.phase_end
 
     def _is_finished(self) -> bool:
         if self._stop_early:
@@ -236,6 +259,7 @@ class Trainer:
             data_wait_fraction=speed.data_wait_fraction if speed else None,
             peak_memory_bytes=peak_memory_bytes(run.device),
             wall_s=time.perf_counter() - self._began,
+            numerics=None,
         )
 
     def _evaluate(self) -> None:

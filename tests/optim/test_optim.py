@@ -10,6 +10,7 @@ from mptrain.optim import schedules
 from mptrain.optim.build import build_optimizer, decay_groups, restore_optimizer
 from mptrain.optim.ema import WeightAverage
 from mptrain.optim.progress import AppliedSteps
+from mptrain.precision.weights import WeightStore
 
 CPU = torch.device("cpu")
 
@@ -68,7 +69,7 @@ def average_after(decay, steps, *, warmup=False, skipped=0.0):
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
-        average = WeightAverage(model, EmaConfig(decay=decay, warmup=warmup), CPU)
+        average = WeightAverage(model, EmaConfig(decay=decay, warmup=warmup), CPU, WeightStore())
         model.weight.fill_(2.0)
     for step in range(1, steps + 1):
         average.update(torch.tensor(step), torch.tensor(skipped))
@@ -91,7 +92,7 @@ def test_warmup_uses_the_smaller_decay():
 def test_weights_come_back_after_evaluation():
     model = nn.Linear(2, 2)
     first = model.weight.detach().clone()
-    average = WeightAverage(model, EmaConfig(decay=0.9), CPU)
+    average = WeightAverage(model, EmaConfig(decay=0.9), CPU, WeightStore())
     with torch.no_grad():
         model.weight.add_(1.0)
     live = model.weight.detach().clone()
@@ -103,7 +104,7 @@ def test_weights_come_back_after_evaluation():
 def test_tied_weights_have_their_average_under_every_name():
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     model[1].weight = model[0].weight
-    average = WeightAverage(model, EmaConfig(decay=0.5, warmup=False), CPU)
+    average = WeightAverage(model, EmaConfig(decay=0.5, warmup=False), CPU, WeightStore())
     with torch.no_grad():
         model[0].weight.add_(1.0)
     average.update(torch.tensor(1), torch.tensor(0.0))
@@ -114,7 +115,7 @@ def test_tied_weights_have_their_average_under_every_name():
     evaluated.load_state_dict({**model.state_dict(), **state})
     with average.in_place_of_weights():
         assert torch.equal(evaluated[0].weight, model[0].weight)
-    other = WeightAverage(model, EmaConfig(decay=0.5), CPU)
+    other = WeightAverage(model, EmaConfig(decay=0.5), CPU, WeightStore())
     other.load_state_dict(state)
     assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from mptrain.catalog import config_from_mapping
 from mptrain.checkpoint import CheckpointStore
-from mptrain.config.schema import ModelConfig
+from mptrain.config.schema import ModelConfig, RunConfig
 from mptrain.registry import MODELS
 from mptrain.trainer.build import Run, build_run
 from mptrain.trainer.trainer import Trainer
@@ -82,8 +82,19 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return out
 
 
+def _entry(section: Any) -> str | None:
+    return section.get("name") if isinstance(section, Mapping) else None
+
+
+def config(changes: Mapping[str, Any] | None = None) -> RunConfig:
+    """Return BASE with `changes`; a section that names another entry is replaced whole."""
+    changes = changes or {}
+    base = {key: value for key, value in BASE.items() if _entry(changes.get(key)) in (None, _entry(value))}
+    return config_from_mapping(merged(base, changes), source="test")
+
+
 def build(changes: Mapping[str, Any] | None = None) -> Run:
-    return build_run(config_from_mapping(merged(BASE, changes or {}), source="test"))
+    return build_run(config(changes))
 
 
 def trainer(changes: Mapping[str, Any] | None = None, store: CheckpointStore | None = None) -> Trainer:

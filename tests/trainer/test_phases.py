@@ -6,8 +6,10 @@ import torch
 from mptrain.checkpoint import CheckpointStore, load
 from mptrain.config.precision import PrecisionConfig
 from mptrain.errors import CapabilityError, ConfigError
+from mptrain.trainer.build import build_run
 from mptrain.trainer.phases import phase_ends, precision_at
-from tests.trainer.runs import build, fitted, same, trainer, weights
+from mptrain.trainer.trainer import Trainer
+from tests.trainer.runs import Recorder, build, config, fitted, same, trainer, weights
 
 SHORT = {"train": {"max_steps": 20}, "log": {"every": 5, "numerics_every": 0}}
 
@@ -79,10 +81,6 @@ def test_resumed_within_a_later_phase_it_ends_as_if_never_stopped(tmp_path):
     whole = fitted(changes)
     store = CheckpointStore(tmp_path)
     fitted({**changes, "train": {"max_steps": 20, "stop_at_step": 14}}, store)
-    from mptrain.trainer.build import build_run
-    from mptrain.trainer.trainer import Trainer
-    from tests.trainer.runs import Recorder, config
-
     found = store.latest()
     resumed = Trainer(build_run(config(changes), steps_done=found.step), Recorder(), None)
     assert resumed.run.in_force.mode == "fp16-master"
