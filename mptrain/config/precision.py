@@ -91,11 +91,11 @@ class LossScaleConfig(Section):
     init_scale: PositiveFloat = 65536.0
     """First loss scale (the constant one for static)."""
     growth_factor: Annotated[float, Field(gt=1)] = 2.0
-    """dynamic: the scale is multiplied by this after growth_interval steps in a row without overflow."""
+    """The scale (histogram: its ceiling after an overflow) is multiplied by this after growth_interval good steps."""
     backoff_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """The scale is multiplied by this after an overflow."""
     growth_interval: PositiveInt = 2000
-    """dynamic: steps in a row without overflow before the scale grows."""
+    """Steps in a row without overflow before the scale (histogram: its ceiling) grows."""
     min_scale: PositiveFloat = 1.0
     """The scale never falls below this; overflowing there means that scaling cannot help."""
     max_scale: PositiveFloat = 2.0**24
@@ -103,9 +103,9 @@ class LossScaleConfig(Section):
     hysteresis: PositiveInt = 1
     """dynamic: overflows to spend before the scale backs off; refilled whenever it grows. 1: back off at once."""
     underflow_target: Fraction = 0.001
-    """histogram: share of the non-zero gradient elements that may lie below the format's smallest subnormal."""
+    """histogram: share of the gradient elements that may be lost: zero, or below FP16's smallest subnormal."""
     headroom: Annotated[float, Field(ge=0)] = 3.0
-    """histogram: powers of two kept free between the largest gradient and the format's maximum."""
+    """histogram: powers of two kept free between the largest gradient and FP16's maximum."""
     histogram_every: PositiveInt = 10
     """histogram: attempted steps between two looks at the gradients."""
     on_skip: OnSkip = "drop"

@@ -47,34 +47,37 @@ def find_groups(model: nn.Module, config: LossScaleConfig) -> list[GroupedModule
     a parameter that is also used outside its group.
     """
     groups: list[GroupedModules] = []
-    group_of: dict[nn.Module, str] = {}
+    group_of: dict[nn.Module, GroupedModules] = {}
     for index, entry in enumerate(config.groups):
         key = f"precision.loss_scale.groups[{index}]"
         matched = match_modules(model, entry.match, key=key)
         roots = {n: m for n, m in matched.items() if not any(n.startswith(f"{outer}.") for outer in matched)}
-        for name, root in roots.items():
-            for inner in root.modules():
-                other = group_of.setdefault(inner, entry.match)
-                if other != entry.match:
-                    raise ConfigError(f"{key}: {entry.match!r} and {other!r} both mean '{name}'; make them disjoint")
         params = list(dict.fromkeys(p for root in roots.values() for p in root.parameters() if p.requires_grad))
         if not params:
             raise ConfigError(f"{key}: {entry.match!r} has no trainable parameter; leave it out")
-        groups.append(GroupedModules(entry.match, roots, params))
+        group = GroupedModules(entry.match, roots, params)
+        for name, root in roots.items():
+            for inner in root.modules():
+                other = group_of.setdefault(inner, group)
+                if other is not group:
+                    raise ConfigError(
+                        f"{key}: {entry.match!r} and {other.match!r} both mean '{name}'; make them disjoint"
+                    )
+        groups.append(group)
     _refuse_shared_parameters(model, groups, group_of)
     return groups
 
 
 def _refuse_shared_parameters(
-    model: nn.Module, groups: Iterable[GroupedModules], group_of: Mapping[nn.Module, str]
+    model: nn.Module, groups: Iterable[GroupedModules], group_of: Mapping[nn.Module, GroupedModules]
 ) -> None:
-    inside = {param: group.match for group in groups for param in group.params}
+    inside = {param: group for group in groups for param in group.params}
     for path, module in model.named_modules():
         for name, param in module.named_parameters(prefix=path, recurse=False):
-            if param in inside and group_of.get(module) != inside[param]:
+            if param in inside and group_of.get(module) is not inside[param]:
                 raise ConfigError(
-                    f"precision.loss_scale.groups: {inside[param]!r} shares a weight with '{name}' outside it, whose "
-                    "gradient has another scale; take both into the group or neither"
+                    f"precision.loss_scale.groups: {inside[param].match!r} shares a weight with '{name}' outside it, "
+                    "whose gradient has another scale; take both into the group or neither"
                 )
 
 

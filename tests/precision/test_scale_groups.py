@@ -1,5 +1,6 @@
 """Modules with a loss scale of their own: gradients inside run at it, and each scale answers for its own overflows."""
 
+import contextlib
 import copy
 from collections import namedtuple
 
@@ -10,6 +11,7 @@ from torch import nn
 from mptrain.config.precision import LossScaleConfig
 from mptrain.errors import ConfigError
 from mptrain.optim.build import build_optimizer
+from mptrain.precision.loss_scaler import check_loss_scale
 from mptrain.precision.scale_groups import GroupedLossScaler, make_grouped_scaler
 from tests.trainer.test_host_reads import CountHostReads, NoticeHostReads
 
@@ -308,6 +310,7 @@ class Tied(nn.Module):
     [
         (Net, [("last", 2.0), ("last.0", 4.0)], r"groups\[1\]: 'last.0' and 'last' both mean 'last.0'; make them"),
         (Net, [("last.0", 2.0), ("last", 4.0)], r"groups\[1\]: 'last' and 'last.0' both mean 'last'"),
+        (Net, [("last", 2.0), ("last", 4.0)], r"groups\[1\]: 'last' and 'last' both mean 'last'"),
         (Net, [("lost", 2.0)], r"groups\[0\]: 'lost' matches no module; did you mean 'last'\?"),
         (Net, [("type:Tanh", 2.0)], r"'type:Tanh' has no trainable parameter; leave it out"),
         (Tied, [("head", 2.0)], r"'head' shares a weight with 'embed.weight' outside it"),
@@ -316,3 +319,22 @@ class Tied(nn.Module):
 def test_groups_that_cannot_be_are_refused(model, groups, message):
     with pytest.raises(ConfigError, match=message):
         make_grouped_scaler("dynamic", config(*groups), model(), CPU)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kinds", "message"),
+    [
+        (
+            {"kind": "auto", "on_skip": "retry"},
+            {"none"},
+            r"on_skip: 'retry' needs a loss scale that can move.*use drop",
+        ),
+        ({"kind": "auto", "groups": [{"match": "last"}]}, {"none"}, r"groups: this precision has no loss scale; leave"),
+        ({"kind": "auto", "on_skip": "retry"}, {"none", "dynamic"}, None),
+        ({"kind": "auto", "groups": [{"match": "last"}]}, {"none", "dynamic"}, None),
+        ({"kind": "auto", "on_skip": "count"}, {"none"}, None),
+    ],
+)
+def test_what_no_precision_of_the_run_can_honour_is_refused(settings, kinds, message):
+    with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
+        check_loss_scale(LossScaleConfig.model_validate(settings), kinds)
