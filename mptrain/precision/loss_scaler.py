@@ -135,9 +135,6 @@ class LossScaler:
         """Read the scales of `loss_scale.groups` by their `match` (waits for the device)."""
         return {}
 
-    def detach(self) -> None:
-        """Take back what this scaler put into the model, so that another one may follow it."""
-
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs; a moving scale that this constant one put aside is carried along."""
         return {"kind": self.kind, "dormant": self._dormant}

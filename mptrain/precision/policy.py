@@ -6,7 +6,7 @@ not: choose a mode quietly; what a device cannot run natively is an error (`mptr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
@@ -18,10 +18,11 @@ from mptrain.precision import block_scaled, capability, float8
 from mptrain.precision.emulated_gemm import coverable, emulate_layer
 from mptrain.precision.emulation import Fp32Accumulation, Tf32Products
 from mptrain.precision.in_force import InForce
-from mptrain.precision.loss_scaler import LossScaler, make_scaler
+from mptrain.precision.loss_scaler import LossScaler
 from mptrain.precision.modes import Mode, get_mode, with_formats
 from mptrain.precision.plan import Plan, make_plan
 from mptrain.precision.regions import DTYPES, run_in
+from mptrain.precision.scale_groups import make_grouped_scaler
 from mptrain.precision.tf32 import set_tf32, tf32_state
 from mptrain.precision.weight_rounding import FORMAT_OF, pure_notices
 from mptrain.precision.weights import StoreKind, WeightStore, make_weight_store
@@ -130,9 +131,9 @@ class PrecisionPolicy:
         narrow = self.mode.gemm.grad_output_for_weight if self.mode.gemm else self.mode.computed
         return "fp16" if narrow not in ("fp16",) and "fp16" in self.plan.formats_in_use else narrow
 
-    def make_scaler(self, params: Iterable[nn.Parameter]) -> LossScaler:
-        """Return the loss scaler over `params`, its state on the device."""
-        return make_scaler(self.loss_scale_kind, self.config.loss_scale, params, self.device)
+    def make_scaler(self, model: nn.Module) -> LossScaler:
+        """Return the loss scaler over the trainable parameters of a prepared `model`, its state on the device."""
+        return make_grouped_scaler(self.loss_scale_kind, self.config.loss_scale, model, self.device)
 
     def make_weight_store(self, model: nn.Module, *, accumulate: int, seed: int) -> WeightStore:
         """Return what stands between the weights of a prepared `model` and the optimizer."""

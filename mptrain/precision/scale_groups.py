@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
-from torch.utils.hooks import RemovableHandle
 
 from mptrain.config.precision import LossScaleConfig
 from mptrain.errors import ConfigError
@@ -141,10 +140,9 @@ class ScaleGroup:
         self.params = modules.params
         self.scaler = scaler
         self._inwards, self._outwards = Border(device), Border(device)
-        self._handles: list[RemovableHandle] = []
         for root in modules.roots.values():
-            self._handles.append(root.register_forward_pre_hook(self._on_inputs, with_kwargs=True))
-            self._handles.append(root.register_forward_hook(self._on_output))
+            root.register_forward_pre_hook(self._on_inputs, with_kwargs=True)
+            root.register_forward_hook(self._on_output)
 
     def follow(self, main_scale: Tensor) -> None:
         """Set the factors for a main scale (0-d), and forget what came by."""
@@ -157,11 +155,6 @@ class ScaleGroup:
         """Return 1.0 (0-d) where gradients became infinite inside."""
         inside = torch.maximum(self.scaler.outcome.skipped, self._outwards.bad)
         return inside * (1 - self._inwards.bad)
-
-    def detach(self) -> None:
-        """Remove the borders."""
-        for handle in self._handles:
-            handle.remove()
 
     def _on_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         return _through((args, kwargs), self._outwards, self._inwards)
@@ -266,11 +259,6 @@ class GroupedLossScaler(LossScaler):
     def current_group_scales(self) -> dict[str, float]:
         """Read the groups' scales by their `match` (waits for the device)."""
         return {group.match: float(group.scaler.device_scale) for group in self._groups}
-
-    def detach(self) -> None:
-        """Remove the groups' borders from the model."""
-        for group in self._groups:
-            group.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the main scaler's state, with the groups' by their `match`."""

@@ -26,13 +26,17 @@ from mptrain.optim.build import decay_groups
 from mptrain.optim.ema import WeightAverage
 from mptrain.optim.progress import AppliedSteps
 from mptrain.precision.in_force import InForce
+from mptrain.precision.loss_scaler import check_loss_scale
 from mptrain.precision.modes import get_mode
+from mptrain.precision.overflow_census import make_census
 from mptrain.precision.plan import make_plan
 from mptrain.precision.policy import PrecisionPolicy, resolve_policy
+from mptrain.precision.scale_groups import find_groups
 from mptrain.startup import resume_collection
 from mptrain.trainer.buffers import BufferGuard
 from mptrain.trainer.faults import make_faults
 from mptrain.trainer.memory_plan import HeldBytes, planned_bytes
+from mptrain.trainer.numerics import make_sampler
 from mptrain.trainer.phases import phase_ends, precision_at, precisions
 from mptrain.trainer.randomness import seed_everything
 from mptrain.trainer.step import StepParts
@@ -210,11 +214,12 @@ def check_build(config: RunConfig) -> str:
 
 
 def _check_precision(config: RunConfig, model: nn.Module, total_steps: int) -> None:
-    """Raise what phases and overrides would, whatever this machine can run."""
+    """Raise what phases, overrides and groups would, whatever this machine can run."""
     phase_ends(config.precision, total_steps)
     mode = get_mode("fp32" if config.precision.mode == "auto" else config.precision.mode)
     emulated = config.precision.backend == "emulated"
     make_plan(model, mode, config.precision, emulated=emulated, why_not=lambda layer, is_last: None)
+    find_groups(model, config.precision.loss_scale)
 
 
 def describe_model(config: RunConfig, model: nn.Module) -> str:
@@ -289,8 +294,11 @@ def _step_parts(
     store = policy.make_weight_store(model, accumulate=config.train.accumulate, seed=config.seed)
     for group in groups:
         group["params"] = [store.optimized(p) for p in group["params"]]
-    scaler = policy.make_scaler([p for p in model.parameters() if p.requires_grad])
+    kinds = {get_mode(phase.mode).loss_scale for phase in config.precision.phases if phase.mode != "auto"}
+    check_loss_scale(config.precision.loss_scale, {policy.loss_scale_kind, *kinds})
+    scaler = policy.make_scaler(model)
     optimizer = store.wrap(REGISTRIES["optimizer"].build(config.optimizer, groups, applied.lr), scaler)
+    clipped = config.train.clip_norm is not None or config.train.clip_value is not None
     return StepParts(
         model=model,
         task=task,
@@ -302,6 +310,15 @@ def _step_parts(
         average=WeightAverage(model, config.ema, device, store) if config.ema else None,
         buffers=BufferGuard(model),
         faults=make_faults(config.debug),
+        census=make_census(model, scaler, clipped=clipped),
+        numerics=make_sampler(
+            config.log.numerics_every,
+            model,
+            scaler,
+            store,
+            gradient_format=policy.gradient_format,
+            products=policy.accumulation,
+        ),
         config=config.train,
         summed_loss=config.task.reduction == "sum",
     )

@@ -70,7 +70,8 @@ class Ledger:
     @property
     def retry_is_due(self) -> bool:
         """Whether the last attempt's batch is to be attempted again: a lower scale may cure an overflow."""
-        return self._on_skip == "retry" and bool(self.last.skipped) and math.isfinite(self.last.loss)
+        overflowed = bool(self.last.skipped) and math.isfinite(self.last.loss)
+        return self._on_skip == "retry" and self._min_scale is not None and overflowed
 
     def enter_precision(self, mode: str, min_scale: float | None) -> None:
         """Count under another precision; `min_scale` is None where its loss scale cannot move.

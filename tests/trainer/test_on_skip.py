@@ -131,3 +131,16 @@ def test_a_counted_skip_changes_nothing_but_the_schedule():
     assert same(average, other)
     assert float(skipped.run.parts.applied.lr) == skipped.run.rates[8]
     assert math.isfinite(skipped.metrics["loss"])
+
+
+def test_a_phase_without_a_scale_drops_what_no_lower_scale_can_cure():
+    phases = [{"until": 10, "mode": "fp16"}, {"until": 1.0, "mode": "bf16"}]
+    precision = {"mode": "auto", "phases": phases}
+    made = fitted(merged(run_of("retry", ("inf_grad", 3), ("inf_grad", 15)), {"precision": precision}))
+    told = [(e.attempted_step, e.message) for e in made.reporter.events if e.kind in ("overflow", "precision_change")]
+    assert [(step, message.split("; ")[-1]) for step, message in told if step != 15] == [
+        (3, "retrying"),
+        (11, "precision changed fp16 -> bf16: loss scale 32768 put aside"),
+    ]
+    assert [message.endswith("retrying") for step, message in told if step == 15] == [False]
+    assert (made.ledger.counts.attempted, made.ledger.counts.applied) == (22, 20)
