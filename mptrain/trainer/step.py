@@ -22,10 +22,12 @@ from mptrain.interfaces import Batch, SkippingOptimizer, Task
 from mptrain.optim.ema import WeightAverage
 from mptrain.optim.progress import AppliedSteps
 from mptrain.precision.loss_scaler import LossScaler
+from mptrain.precision.overflow_census import OverflowCensus
 from mptrain.precision.policy import PrecisionPolicy
 from mptrain.precision.weights import WeightStore
 from mptrain.trainer.buffers import BufferGuard
 from mptrain.trainer.faults import NoFaults
+from mptrain.trainer.numerics import NoNumerics
 
 MicroLoss = Callable[[Batch], Tensor]
 
@@ -44,6 +46,8 @@ class StepParts:
     average: WeightAverage | None
     buffers: BufferGuard
     faults: NoFaults
+    census: OverflowCensus
+    numerics: NoNumerics
     config: TrainConfig
     summed_loss: bool
     """The gradient is the sum over the window's samples, not their mean."""
@@ -76,12 +80,15 @@ class TrainStep:
                 share = loss * (size / total) if len(window) > 1 else loss  # true also in a short last window
                 outcome.loss.copy_(share.detach()) if index == 0 else outcome.loss.add_(share.detach())
                 self._require_connection(loss.requires_grad)
-                scaler.scale(loss * size if parts.summed_loss else share).backward()
+                with parts.numerics.counting():
+                    scaler.scale(loss * size if parts.summed_loss else share).backward()
             parts.weights.collect_gradients(first=index == 0)
         self._require_connection(any(parts.weights.gradient(param) is not None for param in self._params))
         parts.faults.on_gradients(self._params)
 
         scaler.unscale_()
+        parts.census.record()
+        parts.numerics.after_unscale()
         if parts.config.clip_norm is not None:
             scaler.clip_norm_(parts.config.clip_norm)
         if parts.config.clip_value is not None:

@@ -23,13 +23,15 @@ from mptrain.checkpoint import CheckpointStore
 from mptrain.errors import ConfigError, DivergedError, Preempted
 from mptrain.interfaces import Batch
 from mptrain.precision.outcome import Outcome
+from mptrain.precision.overflow_census import NO_CULPRITS, Culprits
 from mptrain.telemetry.attempt_log import Completed, make_attempt_log
-from mptrain.telemetry.records import Evaluation, Event, Progress, Reporter
+from mptrain.telemetry.records import Evaluation, Event, Numerics, Progress, Reporter
 from mptrain.trainer.best import Best
 from mptrain.trainer.build import Run, enter_phase
 from mptrain.trainer.evaluate import evaluate
 from mptrain.trainer.ledger import Ledger
 from mptrain.trainer.memory import peak_memory_bytes, reset_peak_memory
+from mptrain.trainer.numerics import Sample
 from mptrain.trainer.pace import Pace
 from mptrain.trainer.randomness import random_state, restore_random_state
 from mptrain.trainer.signals import StopRequest
@@ -59,6 +61,7 @@ class Trainer:
         self.best = Best()
         self.metrics: dict[str, float] = {}
         self.train_loss = math.nan
+        self._numerics: Numerics | None = None
         self.summary: dict[str, Any] | None = None
         self.pace = Pace()
         on_skip = run.config.precision.loss_scale.on_skip
@@ -67,7 +70,8 @@ class Trainer:
         self._begin_precision()
         log_every = run.config.log.every
         self._rows_in_one_copy = max(d for d in range(1, _ATTEMPTS_IN_ONE_COPY + 1) if log_every % d == 0)
-        self._log = make_attempt_log(len(Outcome._fields), self._rows_in_one_copy, run.device)
+        fields = len(Outcome._fields) + run.parts.census.num_flags
+        self._log = make_attempt_log(fields, self._rows_in_one_copy, run.device)
         self._samples_in_flight: deque[int] = deque()
         self._launched = 0
         self._evaluated_at = self._saved_at = -1
@@ -144,12 +148,15 @@ class Trainer:
         self.position.micro_batch += len(window)
 
     def _launch(self, window: list[Batch]) -> None:
+        parts = self.run.parts
         self._launched += 1
-        planted = self.run.parts.faults.begin(self._launched)
+        planted = parts.faults.begin(self._launched)
+        parts.numerics.begin(self._launched)
         for what in planted:
             self._event("planted", what, {"what": what})
         self._samples_in_flight.append(self._step(window))
-        self._log.record(self.run.parts.scaler.outcome.values)
+        parts.numerics.record()
+        self._log.record(parts.census.row())
         if self.pace.is_warming_up:
             self._settle()
 
@@ -215,15 +222,17 @@ class Trainer:
         """Wait for the device and account for everything launched."""
         for completed in self._log.drain():
             self._take_in(completed)
+        self._take_in_samples(self.run.parts.numerics.drain())
 
     def _take_in(self, completed: Completed) -> None:
         every = self.run.config.log.every
         for row in completed.rows:
             samples = self._samples_in_flight.popleft()
-            outcome = Outcome(*row)
+            outcome = Outcome(*row[: len(Outcome._fields)])
             self.pace.count(0 if outcome.skipped else samples)
-            for event in self.ledger.add(outcome):
+            for event in self.ledger.add(outcome, self._culprits(outcome, row)):
                 self.reporter.event(event)
+            self._take_in_samples(self.run.parts.numerics.completed())
             if self.ledger.counts.attempted % every == 0:
                 self.pace.mark(completed.at)
                 self._close_log_window()
@@ -233,6 +242,15 @@ class Trainer:
         if now - self._shown > _LIVE_SECONDS:
             self._shown = now
             self.reporter.progress(self._progress(self.ledger.last.loss))
+
+    def _culprits(self, outcome: Outcome, row: list[float]) -> Culprits:
+        return self.run.parts.census.culprits(row[len(Outcome._fields) :]) if outcome.skipped else NO_CULPRITS
+
+    def _take_in_samples(self, samples: list[Sample]) -> None:
+        for sample in samples:
+            self._numerics = sample.summary
+            attempted, applied = sample.summary.attempted_step, self.ledger.counts.applied
+            self.reporter.event(Event("numerics", attempted, applied, sample.message, sample.details))
 
     def _close_log_window(self) -> None:
         window = self.ledger.close_window()
@@ -259,7 +277,7 @@ class Trainer:
             data_wait_fraction=speed.data_wait_fraction if speed else None,
             peak_memory_bytes=peak_memory_bytes(run.device),
             wall_s=time.perf_counter() - self._began,
-            numerics=None,
+            numerics=self._numerics,
         )
 
     def _evaluate(self) -> None:

@@ -74,10 +74,11 @@ def test_a_retried_run_learns_exactly_what_an_undisturbed_one_learns():
 def test_a_retry_is_told_and_counts_in_the_history():
     made = fitted(run_of("retry", ("inf_grad", 3), ("inf_grad", 4)))
     told = [(e.attempted_step, e.message) for e in made.reporter.events if e.kind in ("overflow", "scale_change")]
+    where = " (first in 1.weight, 1 of 4 parameters)"
     assert told == [
-        (3, "skipped, gradients are not finite at loss scale 65536; retrying"),
+        (3, f"skipped, gradients are not finite at loss scale 65536{where}; retrying"),
         (4, "loss scale 65536 -> 32768"),
-        (4, "skipped, gradients are not finite at loss scale 32768; retrying"),
+        (4, f"skipped, gradients are not finite at loss scale 32768{where}; retrying"),
         (5, "loss scale 32768 -> 16384"),
     ]
     assert made.ledger.scale_history() == [

@@ -1,0 +1,116 @@
+"""Numerics in the real loop: sampled on time, recorded, and without a read of the device."""
+
+import math
+
+import pytest
+import torch
+
+from tests.trainer.runs import fitted, merged, trainer
+from tests.trainer.test_host_reads import CountHostReads, NoticeHostReads
+
+EVERY_5 = {"log": {"every": 5, "numerics_every": 5}, "train": {"max_steps": 20}}
+
+
+def samples(made):
+    return [event for event in made.reporter.events if event.kind == "numerics"]
+
+
+def test_a_sample_every_so_many_attempts():
+    made = fitted(EVERY_5)
+    assert [event.attempted_step for event in samples(made)] == [5, 10, 15, 20]
+    assert [event.attempted_step for event in samples(fitted({**EVERY_5, "log": {"numerics_every": 0}}))] == []
+
+
+def test_details_by_parameter_add_up_to_the_summary():
+    made = fitted(EVERY_5)
+    data = samples(made)[-1].data
+    by_parameter = data["by_parameter"]
+    assert list(by_parameter) == [name for name, _ in made.run.parts.model.named_parameters()]
+    assert data["amax"] == max(one["amax"] for one in by_parameter.values())
+    assert data["grad_norm"] == pytest.approx(math.hypot(*(one["norm"] for one in by_parameter.values())))
+    assert sum(one["elements"] for one in by_parameter.values()) == sum(
+        p.numel() for p in made.run.parts.model.parameters()
+    )
+
+
+def test_a_window_shows_the_newest_sample():
+    made = fitted(merged(EVERY_5, {"log": {"numerics_every": 10}}))
+    shown = [window.numerics and window.numerics.attempted_step for window in made.reporter.windows]
+    assert shown == [None, 10, 10, 20]
+
+
+def test_what_is_measured_is_the_gradient_of_that_step():
+    """The last step's gradients are still there when the run is over."""
+    made = fitted(EVERY_5)
+    data = samples(made)[-1].data
+    grads = {name: param.grad for name, param in made.run.parts.model.named_parameters()}
+    assert {name: one["amax"] for name, one in data["by_parameter"].items()} == {
+        name: grad.abs().max().item() for name, grad in grads.items()
+    }
+
+
+def test_gradients_are_measured_before_they_are_clipped():
+    made = fitted(merged(EVERY_5, {"train": {"clip_norm": 1e-3}}))
+    for event in samples(made):
+        assert event.data["grad_norm"] > 1e-3
+    assert samples(made)[-1].data["grad_norm"] == pytest.approx(made.ledger.last.grad_norm, rel=1e-5)
+
+
+def test_a_scale_is_part_of_the_sample():
+    made = fitted(
+        merged(EVERY_5, {"precision": {"mode": "fp16", "loss_scale": {"kind": "static", "init_scale": 1024.0}}})
+    )
+    data = samples(made)[-1].data
+    assert (data["format"], data["loss_scale"]) == ("fp16", 1024.0)
+    assert data["headroom"] == pytest.approx(math.log2(65504 / data["amax"] / 1024))
+
+
+def test_a_sampled_step_that_overflows_is_recorded_as_it_was():
+    made = fitted(merged(EVERY_5, {"debug": {"plant": [{"what": "inf_grad", "at": 5}]}}))
+    first = samples(made)[0]
+    assert first.attempted_step == 5
+    assert first.data["amax"] == math.inf
+    assert first.data["headroom"] == -math.inf
+
+
+@pytest.mark.parametrize("clip", [{}, {"clip_norm": 1.0}, {"clip_value": 1.0}])
+def test_an_overflow_names_its_culprit(clip):
+    made = fitted({"train": {"max_steps": 10, **clip}, "debug": {"plant": [{"what": "inf_grad", "at": 4}]}})
+    [overflow] = [event for event in made.reporter.events if event.kind == "overflow"]
+    name, param = next(made.run.parts.model.named_parameters())  # where the drill plants it
+    count = len(list(made.run.parts.model.parameters()))
+    assert overflow.data["first"] == name
+    assert (overflow.data["parameters"], overflow.data["nonfinite_parameters"]) == ([name], 1)
+    assert overflow.message.endswith(f"(first in {name}, 1 of {count} parameters)")
+    assert param.isfinite().all()
+
+
+def test_a_loss_that_is_not_finite_is_not_blamed_on_a_parameter():
+    made = fitted({"train": {"max_steps": 10}, "debug": {"plant": [{"what": "nan_loss", "at": 4}]}})
+    [event] = [event for event in made.reporter.events if event.kind == "nonfinite_loss"]
+    assert event.message == "skipped, the loss is nan"
+    assert event.data["nonfinite_parameters"] == len(list(made.run.parts.model.parameters()))
+
+
+@pytest.mark.parametrize("mode", ["fp32", "bf16", "fp16", "fp64"])
+@pytest.mark.parametrize("clip", [{}, {"clip_norm": 1.0}])
+def test_no_read_of_the_device_at_any_step(mode, clip):
+    made = trainer(merged(EVERY_5, {"precision": {"mode": mode}, "train": clip, "log": {"numerics_every": 3}}))
+    counter, notice, inner = CountHostReads(), NoticeHostReads(), made._step
+
+    def watched(window):
+        with notice, counter:
+            return inner(window)
+
+    made._step = watched
+    made.fit()
+    assert samples(made)
+    assert (counter.reads, notice.seen) == (0, set())
+
+
+def test_sampling_changes_no_bit():
+    plain, sampled = (
+        fitted({"train": {"max_steps": 12, "clip_norm": 1.0}, "log": {"numerics_every": every}}) for every in (0, 1)
+    )
+    for a, b in zip(plain.run.parts.model.parameters(), sampled.run.parts.model.parameters(), strict=True):
+        assert torch.equal(a, b)
