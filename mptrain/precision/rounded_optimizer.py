@@ -50,6 +50,8 @@ class RoundedOptimizer:
             [[p for p in group["params"] if bucket_of.get(id(p), 0) == index] for group in inner.param_groups]
             for index in range(len(buckets))
         ]
+        for param in (p for bucket in buckets for p in bucket.optimized if not p.dim()):
+            _widen(inner.state.get(param, {}))
 
     @property
     def state(self) -> State:
@@ -150,14 +152,14 @@ class PureBucket:
         _stage_gradients(self._params, self.optimized, self._layout, self._scaler, self._gradient)
         self._moments = {key: _Moments(self._layout) for key in self._moment_keys(state)}
         for key, moments in self._moments.items():
-            moments.stage(key, [state.get(p, {}) for p in self.optimized])
+            moments.stage(key, self._entries(state))
 
     def publish(self, state: State) -> None:
         """See Bucket."""
         self._round_weights()
         for key in self._moment_keys(state):
             moments = self._moments.get(key) or _Moments(self._layout)
-            moments.publish(key, [state.get(p, {}) for p in self.optimized], self._dtype, self._generator)
+            moments.publish(key, self._entries(state), self._dtype, self._generator)
         for stand_in, param in zip(self.optimized, self._params, strict=True):
             stand_in.grad = None
             stand_in.data = param.data
@@ -179,8 +181,12 @@ class PureBucket:
 
     def _moment_keys(self, state: State) -> list[str]:
         """Return the names of the optimizer's moments, in a fixed order."""
-        pairs = [(p, state.get(p, {})) for p in self.optimized]
+        pairs = zip(self.optimized, self._entries(state), strict=True)
         return list(dict.fromkeys(key for p, entries in pairs for key, v in entries.items() if _is_moment(v, p)))
+
+    def _entries(self, state: State) -> list[dict[str, Any]]:
+        """Return what the optimizer keeps for each parameter; nothing for a 0-d one, whose numbers stay FP32."""
+        return [state.get(p, {}) if p.dim() else {} for p in self.optimized]
 
 
 class _Moments:
@@ -236,6 +242,13 @@ def _stage_gradients(
         target.grad = grad
 
 
+def _widen(entries: dict[str, Any]) -> None:
+    """Make FP32 what an optimizer began in the format of its 0-d parameter."""
+    for key, value in entries.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            entries[key] = value.float()
+
+
 def _is_moment(value: Any, param: nn.Parameter) -> bool:
-    """Whether a state entry is stored low: one number per weight. A 0-d weight's few numbers stay FP32."""
+    """Whether a state entry is stored low: one number per weight; beside a 0-d weight it cannot be told from a count."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0 and value.shape == param.shape
