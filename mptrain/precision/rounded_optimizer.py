@@ -250,5 +250,5 @@ def _widen(entries: dict[str, Any]) -> None:
 
 
 def _is_moment(value: Any, param: nn.Parameter) -> bool:
-    """Whether a state entry is stored low: one number per weight; beside a 0-d weight it cannot be told from a count."""
+    """Whether a state entry is stored low: one number per weight; beside a 0-d weight it may be a count."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0 and value.shape == param.shape

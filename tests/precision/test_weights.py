@@ -285,7 +285,7 @@ def test_gradients_too_small_for_fp16_once_unscaled_are_not_lost():
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "NAdam"])
 @pytest.mark.parametrize("target", STORES)
 def test_a_run_goes_on_in_another_precision(target, optimizer):
-    first, second, third = setup("fp32", optimizer=optimizer), setup(*target, optimizer=optimizer), setup("fp32")
+    first, second, third = (setup(*kind, optimizer=optimizer) for kind in [("fp32",), target, ("fp32",)])
     for step in range(3):
         first.step(step)
     saved = first.saved()
@@ -295,7 +295,7 @@ def test_a_run_goes_on_in_another_precision(target, optimizer):
         assert torch.equal(param, saved["model"][name].to(param.dtype))
     low = {torch.bfloat16} if target[0] == "pure" else {torch.float32}
     params = [p for group in second.optimizer.param_groups for p in group["params"]]
-    sizes = {index: p for index, p in enumerate(params)}
+    sizes = dict(enumerate(params))
     for index, entries in second.optimizer.state_dict()["state"].items():
         for key, value in entries.items():
             is_moment = value.dim() > 0 and value.shape == sizes[index].shape and sizes[index].dtype in low
@@ -303,7 +303,6 @@ def test_a_run_goes_on_in_another_precision(target, optimizer):
             assert torch.equal(value, saved["optimizer"]["state"][index][key].to(value.dtype))
     for step in range(3, 6):
         second.step(step)
-    third = setup("fp32", optimizer=optimizer)
     third.load(second.saved())
     assert {p.dtype for p in third.model.parameters()} == {torch.float32}
     assert {v.dtype for e in third.optimizer.state_dict()["state"].values() for v in e.values()} == {torch.float32}
