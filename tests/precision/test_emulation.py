@@ -189,6 +189,28 @@ def test_fused_attention_is_as_exact_as_its_operands_allow(name: str, low: torch
         assert sqnr_db(result, reference) > sqnr_db(other, reference) - 4
 
 
+@pytest.mark.parametrize("low", LOW)
+def test_every_gradient_leaves_its_operation_in_low_precision(low: torch.dtype) -> None:
+    """Called directly: autograd would cast a gradient left in FP32 without a word, and uncounted."""
+    x, weight = torch.randn(2, 4, 5, 5).to(low), torch.randn(6, 4, 3, 3).to(low)
+    geometry = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+    q = torch.randn(2, 2, 6, 8).to(low)
+    with Fp32Accumulation():
+        grads = torch.ops.aten.convolution_backward(
+            torch.randn(2, 6, 5, 5).to(low), x, weight, [6], *geometry, [True, True, True]
+        )
+        some = torch.ops.aten.convolution_backward(
+            torch.randn(2, 6, 5, 5).to(low), x, weight, [6], *geometry, [False, True, False]
+        )
+        output, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, q, q)
+        back = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            q, q, q, q, output, log_sum, 0.0, False
+        )
+    assert [grad.dtype for grad in (*grads, output, *back)] == [low] * 7
+    assert log_sum.dtype == torch.float32
+    assert [grad is None for grad in some] == [True, False, True]
+
+
 class Names(TorchDispatchMode):
     """Records which operations run, and the dtype of their first tensor."""
 
