@@ -114,3 +114,57 @@ def test_sampling_changes_no_bit():
     )
     for a, b in zip(plain.run.parts.model.parameters(), sampled.run.parts.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("mode", "lost"), [("bf16-pure", True), ("bf16-master", False), ("bf16", False)])
+def test_updates_lost_to_rounding(mode, lost):
+    """A rate so low that a BF16 weight hardly ever moves; only weights that are stored low can lose an update."""
+    made = fitted(merged(EVERY_5, {"precision": {"mode": mode}, "optimizer": {"name": "sgd", "lr": 1e-5}}))
+    share = samples(made)[-1].data["lost_update_share"]
+    assert share > 0.9 if lost else share is None
+
+
+def test_stochastic_rounding_keeps_some_of_the_updates():
+    def share(rounding):
+        precision = {"mode": "bf16-pure", "rounding": rounding}
+        made = fitted(merged(EVERY_5, {"precision": precision, "optimizer": {"name": "sgd", "lr": 1e-3}}))
+        return samples(made)[-1].data["lost_update_share"]
+
+    assert share("stochastic") < share("nearest")
+
+
+def test_products_that_underflow_are_counted_where_they_are_emulated():
+    def sample(scale):
+        scaling = {"kind": "static", "init_scale": scale, "min_scale": 2.0**-24}
+        precision = {"mode": "fp16", "backend": "emulated", "loss_scale": scaling}
+        return samples(fitted(merged(EVERY_5, {"precision": precision})))[-1].data
+
+    tiny, scaled = sample(2.0**-20), sample(1024.0)
+    assert tiny["products"]["nonzero"] >= tiny["products"]["became_zero"] > 0
+    assert tiny["underflow_share"] > 10 * scaled["underflow_share"]
+    assert fitted(EVERY_5).reporter.windows[-1].numerics.underflow_share is None
+
+
+def test_only_the_backward_of_sampled_steps_is_counted():
+    made = trainer(merged(EVERY_5, {"precision": {"mode": "fp16", "backend": "emulated"}}))
+    accumulation, counting = made.run.parts.policy.accumulation, []
+    original = made.run.parts.numerics.counting
+
+    def watched():
+        context = original()
+        with context:
+            counting.append(accumulation.count_underflow)
+        return original()
+
+    made.run.parts.numerics.counting = watched
+    made.fit()
+    assert counting == [attempt % 5 == 0 for attempt in range(1, 21)]
+    assert not accumulation.count_underflow
+
+
+def test_groups_are_judged_at_their_own_scale():
+    scaling = {"init_scale": 1024.0, "groups": [{"match": "re:^3", "init_scale": 4096.0}]}
+    made = fitted(merged(EVERY_5, {"precision": {"mode": "fp16", "loss_scale": scaling}}))
+    by_parameter = samples(made)[-1].data["by_parameter"]
+    scales = {name: one["scaled_amax"] / one["amax"] for name, one in by_parameter.items()}
+    assert scales == {"1.weight": 1024.0, "1.bias": 1024.0, "3.weight": 4096.0, "3.bias": 4096.0}
