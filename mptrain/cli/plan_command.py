@@ -30,8 +30,7 @@ def plan(
         print(json.dumps(reports[0] if len(reports) == 1 else {"phases": reports}, indent=2))
         return
     for index, report in enumerate(reports):
-        print("" if index else "", end="\n" if index else "")
-        print(_heading(report))
+        print(f"\n{_heading(report)}" if index else _heading(report))
         print(_table(report["modules"]))
         print(_memory(report["memory"]))
         for notice in report["notices"]:
