@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mptrain.config.schema import DebugConfig, FaultKind
 from mptrain.errors import ConfigError
@@ -35,8 +35,8 @@ class NoFaults:
         """Return the loss to call backward on."""
         return loss
 
-    def on_gradients(self, params: Iterable[nn.Parameter]) -> None:
-        """Change gradients, still scaled."""
+    def on_gradients(self, gradients: Iterable[Tensor]) -> None:
+        """Change the window's gradients, still scaled."""
 
 
 class PlantedFaults(NoFaults):
@@ -70,10 +70,10 @@ class PlantedFaults(NoFaults):
         """Make the loss NaN."""
         return loss * float("nan") if "nan_loss" in self._now else loss
 
-    def on_gradients(self, params: Iterable[nn.Parameter]) -> None:
+    def on_gradients(self, gradients: Iterable[Tensor]) -> None:
         """Put one infinity into the first gradient."""
         if "inf_grad" in self._now:
-            gradient = next(p.grad for p in params if p.grad is not None)
+            gradient = next(iter(gradients))
             gradient[(0,) * gradient.dim()] = float("inf")
 
 

@@ -83,8 +83,9 @@ class TrainStep:
                 with parts.numerics.counting():
                     scaler.scale(loss * size if parts.summed_loss else share).backward()
             parts.weights.collect_gradients(first=index == 0)
-        self._require_connection(any(parts.weights.gradient(param) is not None for param in self._params))
-        parts.faults.on_gradients(self._params)
+        gradients = [g for param in self._params if (g := parts.weights.gradient(param)) is not None]
+        self._require_connection(bool(gradients))
+        parts.faults.on_gradients(gradients)
 
         scaler.unscale_()
         parts.census.record()

@@ -240,7 +240,7 @@ def test_an_infinity_can_be_planted_in_channels_last_gradients():
     param.sum().backward()
     faults = PlantedFaults([("inf_grad", 1)])
     faults.begin(1)
-    faults.on_gradients([param])
+    faults.on_gradients([param.grad])
     assert param.grad.isinf().sum() == 1
 
 
