@@ -90,7 +90,7 @@ def waits_allowed_again() -> Iterator[None]:
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 @pytest.mark.usefixtures("waits_allowed_again")
 def test_trains_without_waiting_for_the_device(mode: str, optimizer: str) -> None:
-    made = trainer(changed(mode, {"optimizer": {"name": optimizer}}))
+    made = trainer(changed(mode, {"optimizer": {"name": optimizer}, "log": {"numerics_every": 7}}))
     inner = made._attempt
 
     def watched(window: list[Batch]) -> None:
@@ -105,6 +105,9 @@ def test_trains_without_waiting_for_the_device(mode: str, optimizer: str) -> Non
     assert made.metrics["accuracy"] > 0.6  # four classes
     assert made.metrics["samples"] == 100
     assert {p.dtype for p in made.run.parts.model.parameters()} == {torch.float32}
+    samples = [event for event in made.reporter.events if event.kind == "numerics"]
+    assert [event.attempted_step for event in samples] == [*range(7, made.ledger.counts.attempted + 1, 7)]
+    assert list(samples[-1].data["by_parameter"]) == [name for name, _ in made.run.parts.model.named_parameters()]
 
 
 @pytest.mark.usefixtures("waits_allowed_again")
@@ -163,7 +166,10 @@ def test_outcomes_arrive_in_order_and_the_same_as_at_once() -> None:
         )
     )
     made.fit()
-    assert [e.attempted_step for e in made.reporter.events if e.kind == "overflow"] == list(bad)
+    overflows = [e for e in made.reporter.events if e.kind == "overflow"]
+    assert [e.attempted_step for e in overflows] == list(bad)
+    planted_in = next(name for name, _ in made.run.parts.model.named_parameters())
+    assert [e.data["parameters"] for e in overflows] == [[planted_in]] * len(bad)
     assert [w.attempted_steps for w in made.reporter.windows] == [*range(10, 121, 10), 126]
     for window in made.reporter.windows:
         assert window.skipped_steps == sum(at <= window.attempted_steps for at in bad)
