@@ -85,6 +85,22 @@ def test_an_overflow_names_its_culprit(clip):
     assert param.isfinite().all()
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("mode", ["fp16", "fp16-master", "fp16-pure", "fp64"])
+def test_an_overflow_names_its_culprit_in_every_storage(mode, accumulate):
+    precision = {"mode": mode, "loss_scale": {"init_scale": 8.0}} if mode != "fp64" else {"mode": mode}
+    made = fitted(
+        {
+            "precision": precision,
+            "optimizer": {"name": "sgd", "lr": 0.01},
+            "train": {"max_steps": 6, "accumulate": accumulate},
+            "debug": {"plant": [{"what": "inf_grad", "at": 3}]},
+        }
+    )
+    [overflow] = [event for event in made.reporter.events if event.kind == "overflow"]
+    assert overflow.data["parameters"] == [next(name for name, _ in made.run.parts.model.named_parameters())]
+
+
 def test_a_loss_that_is_not_finite_is_not_blamed_on_a_parameter():
     made = fitted({"train": {"max_steps": 10}, "debug": {"plant": [{"what": "nan_loss", "at": 4}]}})
     [event] = [event for event in made.reporter.events if event.kind == "nonfinite_loss"]
