@@ -103,7 +103,7 @@ class LossScaleConfig(Section):
     hysteresis: PositiveInt = 1
     """dynamic: overflows to spend before the scale backs off; refilled whenever it grows. 1: back off at once."""
     underflow_target: Fraction = 0.001
-    """histogram: share of the gradient elements that may be lost: zero, or below FP16's smallest subnormal."""
+    """histogram: share of the gradient elements that may be lost, below FP16's smallest subnormal."""
     headroom: Annotated[float, Field(ge=0)] = 3.0
     """histogram: powers of two kept free between the largest gradient and FP16's maximum."""
     histogram_every: PositiveInt = 10

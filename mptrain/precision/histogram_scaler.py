@@ -10,11 +10,10 @@ and moves to the nearer bound where the scale lies outside; the top wins. Moving
 maximum that differs from batch to batch does not move the scale at every look. The idea is Graphcore's automatic loss
 scaling, which keeps the share of gradients near the top within a target; here both ends are watched.
 
-What underflowed is zero, and cannot be told from a gradient that is zero. Two things stand for it. The octave just
-above, [2^-24, 2^-23): a density that is level around zero puts as much below that octave as into it, half as much for
-each doubling of the scale. That is so within one layer; but all of a layer far below the others can be lost and leave
-no trace there. So zeros count as lost, too: where they exceed the target, the scale is as high as the top allows, since
-too low a scale loses gradients in silence, and too high a one announces itself.
+What underflowed is zero, and cannot be told from a gradient that is zero, as a third of them are behind dead ReLUs.
+Two things stand for it. The octave just above, [2^-24, 2^-23): a density that is level around zero, as within one
+layer, puts as much below that octave as into it, half as much for each doubling of the scale. And the zeros of tensors
+that lie below FP16's normal numbers as a whole: of a layer far below the others, all may be lost and leave no trace.
 
 The parameters' gradients are looked at, those of activations are not. An overflow that only those saw is answered as in
 dynamic scaling, and puts a ceiling on the scale, which is lifted by growth_factor after growth_interval good steps.
@@ -52,7 +51,8 @@ class HistogramLossScaler(DynamicLossScaler):
     def __init__(self, config: LossScaleConfig, params: Iterable[nn.Parameter], device: torch.device) -> None:
         super().__init__(config, params, device)
         fp16 = get_format("fp16")
-        self._smallest, self._top = fp16.smallest_subnormal, fp16.max / 2**config.headroom
+        self._smallest, self._normal = fp16.smallest_subnormal, fp16.smallest_normal
+        self._top = fp16.max / 2**config.headroom
         self._stride = max(1, sum(param.numel() for param in self._params) // _SAMPLE) | 1  # odd: rows are often even
         self._ceiling = torch.full((), config.max_scale, device=device)
         self._attempts = 0
@@ -93,17 +93,22 @@ class HistogramLossScaler(DynamicLossScaler):
         grads = [grad.detach() for group in self._gradients_by_dtype().values() for grad in group]
         if not grads:
             return None
-        amax = torch.stack([_amax(grad) for grad in grads]).amax()
+        amax = torch.stack([_amax(grad) for grad in grads])
         # Where all is zero, all there may be lies below the smallest subnormal.
-        highest = torch.log2(self._top / amax.clamp(min=self._smallest)).floor()
-        up = torch.minimum(self._lowest_move(grads), highest - 1).clamp_(min=0)
+        highest = torch.log2(self._top / amax.amax().clamp(min=self._smallest)).floor()
+        up = torch.minimum(self._lowest_move(grads, amax < self._normal), highest - 1).clamp_(min=0)
         return torch.exp2(up + highest.clamp(max=0))  # one of the two is zero
 
-    def _lowest_move(self, grads: list[Tensor]) -> Tensor:
-        """Return the smallest power of two (0-d exponent) that keeps the share of lost elements within the target."""
-        sample = torch.cat([grad.flatten()[:: self._stride].float() for grad in grads])
+    def _lowest_move(self, grads: list[Tensor], low: Tensor) -> Tensor:
+        """Return the smallest power of two (0-d exponent) that keeps the share of lost elements within the target.
+
+        `low` (n,) marks the gradients whose zeros count as lost.
+        """
+        samples = [grad.flatten()[:: self._stride].float() for grad in grads]
+        zeros = (torch.stack([(part == 0).sum() for part in samples]) * low).sum()
+        sample = torch.cat(samples)
         counts = _count_exponents(sample)
-        at_edge, zeros = counts[_EDGE - _LOWEST], (sample == 0).sum()
+        at_edge = counts[_EDGE - _LOWEST]
         lost = zeros + at_edge * self._unsaved + counts.cumsum(0)[self._below]
         return (lost > self.config.underflow_target * (sample.numel() + at_edge)).sum().float() - _MOVES
 
