@@ -74,7 +74,7 @@ FP8_RECIPES: Mapping[str, GemmFormats] = {
 }
 """What torchao's recipes of the same names round to (torchao/float8/config.py)."""
 
-_MX = GemmFormats("e4m3", "e4m3", "e4m3", "e4m3", "block", 32, "e8m0")
+_MX = GemmFormats("e4m3", "e4m3", "e4m3", "e4m3", "block", 32, "pow2")
 _NVFP4 = GemmFormats("e2m1", "e2m1", "e2m1", "e2m1", "block", 16, "e4m3")
 
 

@@ -39,8 +39,13 @@ class PrecisionPolicy:
         self._emulations: list[Fp32Accumulation | Tf32Products] = []
 
     def apply_global_settings(self) -> None:
-        """Set what torch keeps per process: TF32."""
+        """Set what torch keeps per process: TF32, and no fast path of encoders.
+
+        In evaluation that path reads a layer's weights without calling the layer: whatever the plan gave it would be
+        passed over.
+        """
         set_tf32(self.mode.computed == "tf32" and not self.emulated)
+        torch.backends.mha.set_fastpath_enabled(False)
 
     def prepare(self, model: nn.Module, inputs: torch.Tensor, batch_sizes: Collection[int]) -> nn.Module:
         """Plan for the FP32 `model` and carry it out: formats of weights, modules that run apart, converted layers.
@@ -145,9 +150,7 @@ class PrecisionPolicy:
         """Return what the user should know before the first step; settings are those of an optimizer's group."""
         found: list[str] = []
         support = capability.support(self.mode.name, self.device)
-        if self.emulated:
-            found.append("emulated: the numerics of this precision, not its speed; no speed is claimed")
-        elif self.mode.computed == "bf16" and support.level == "slow":
+        if not self.emulated and self.mode.computed == "bf16" and support.level == "slow":
             found.append(f"{self.mode.name} is slow on this device: {support.reason}")
         found += self._fp16_notices(model)
         if self.mode.pure:

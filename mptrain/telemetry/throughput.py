@@ -33,6 +33,9 @@ class Speed:
     data_wait_fraction: float | None
 
 
+UNKNOWN = Speed(None, None, None, None)
+
+
 class ThroughputMeter:
     """Adds up timed windows; all times are in seconds of one monotonic clock."""
 

@@ -151,11 +151,17 @@ def _in_precision(
     policy = resolve_policy(precision, device)
     policy.apply_global_settings()
     batch_sizes = _batch_sizes(config.data, num_train)
+    initial = dict(model.state_dict())
     model = policy.prepare(model, _blank(spec, policy, torch.device("cpu")), batch_sizes).to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     _probe(model, spec, policy, config)
     parts = _step_parts(config, model, task, policy, rates, device)
+    if policy.mode.stored in (
+        "fp16",
+        "bf16",
+    ):  # masters begin at the FP32 weights, not at rounded ones
+        parts.weights.load_model_state(model, initial)
     return {
         "parts": parts,
         "in_force": policy.in_force(precision.mode),
@@ -298,7 +304,6 @@ def _step_parts(
     check_loss_scale(config.precision.loss_scale, {policy.loss_scale_kind, *kinds})
     scaler = policy.make_scaler(model)
     optimizer = store.wrap(REGISTRIES["optimizer"].build(config.optimizer, groups, applied.lr), scaler)
-    clipped = config.train.clip_norm is not None or config.train.clip_value is not None
     return StepParts(
         model=model,
         task=task,
@@ -310,7 +315,7 @@ def _step_parts(
         average=WeightAverage(model, config.ema, device, store) if config.ema else None,
         buffers=BufferGuard(model),
         faults=make_faults(config.debug),
-        census=make_census(model, scaler, clipped=clipped),
+        census=make_census(model, scaler, config.train),
         numerics=make_sampler(
             config.log.numerics_every,
             model,

@@ -22,10 +22,12 @@ from mptrain.errors import ConfigError, MptrainError
 from mptrain.telemetry.console import Fanout, make_console
 from mptrain.telemetry.files import RunFiles, cannot_write, strict_json, write_json, write_text
 from mptrain.telemetry.records import Event, RunInfo
+from mptrain.telemetry.throughput import UNKNOWN
 from mptrain.trainer.build import build_run, describe_data, describe_device, describe_model
 from mptrain.trainer.endings import ending_of
 from mptrain.trainer.environment_report import environment_report, versions
 from mptrain.trainer.memory import peak_memory_bytes
+from mptrain.trainer.memory_plan import held_bytes
 from mptrain.trainer.plan_report import plan_report
 from mptrain.trainer.resume import changes_on_resume
 from mptrain.trainer.run_dir import CHECKPOINTS, find_resume, new_run_id, run_dir_for
@@ -230,7 +232,8 @@ def _error_text(ending: MptrainError | None, crash: BaseException | None) -> str
 
 
 def _training_result(trainer: Trainer) -> dict[str, Any]:
-    run, counts, speed = trainer.run, trainer.ledger.counts, trainer.pace.overall()
+    run, counts = trainer.run, trainer.ledger.counts
+    speed = UNKNOWN if run.parts.policy.emulated else trainer.pace.overall()
     best = trainer.best
     return {
         "precision": run.in_force.as_dict(),
@@ -250,5 +253,7 @@ def _training_result(trainer: Trainer) -> dict[str, Any]:
         "samples_per_s": speed.samples_per_s,
         "step_time_ms": {"median": speed.step_time_median_ms, "p90": speed.step_time_p90_ms},
         "peak_memory_bytes": peak_memory_bytes(run.device),
+        "held_bytes": {"planned": run.memory.as_dict(), "measured": held_bytes(run.parts).as_dict()},
+        "numerics": trainer.numerics.as_dict(),
         "data_wait_fraction": speed.data_wait_fraction,
     }

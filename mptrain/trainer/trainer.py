@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -25,14 +24,17 @@ from mptrain.interfaces import Batch
 from mptrain.precision.outcome import Outcome
 from mptrain.precision.overflow_census import NO_CULPRITS, Culprits
 from mptrain.telemetry.attempt_log import Completed, make_attempt_log
-from mptrain.telemetry.records import Evaluation, Event, Numerics, Progress, Reporter
+from mptrain.telemetry.records import Evaluation, Event, Progress, Reporter
 from mptrain.trainer.best import Best
 from mptrain.trainer.build import Run, enter_phase
 from mptrain.trainer.evaluate import evaluate
 from mptrain.trainer.ledger import Ledger
-from mptrain.trainer.memory import peak_memory_bytes, reset_peak_memory
+from mptrain.trainer.memory import reset_peak_memory
 from mptrain.trainer.numerics import Sample
+from mptrain.trainer.numerics_summary import NumericsSummary
 from mptrain.trainer.pace import Pace
+from mptrain.trainer.position import Position, windows
+from mptrain.trainer.progress_report import progress_of
 from mptrain.trainer.randomness import random_state, restore_random_state
 from mptrain.trainer.signals import StopRequest
 from mptrain.trainer.state import parts_state, restore_parts
@@ -40,14 +42,6 @@ from mptrain.trainer.step import TrainStep
 
 _LIVE_SECONDS = 0.25
 _ATTEMPTS_IN_ONE_COPY = 10
-
-
-@dataclass
-class Position:
-    """Where the next micro-batch comes from."""
-
-    epoch: int = 0
-    micro_batch: int = 0
 
 
 class Trainer:
@@ -61,7 +55,7 @@ class Trainer:
         self.best = Best()
         self.metrics: dict[str, float] = {}
         self.train_loss = math.nan
-        self._numerics: Numerics | None = None
+        self.numerics = NumericsSummary()
         self.summary: dict[str, Any] | None = None
         self.pace = Pace()
         on_skip = run.config.precision.loss_scale.on_skip
@@ -126,7 +120,7 @@ class Trainer:
         """Run the rest of the current epoch, or until the run is finished."""
         accumulate = self.run.config.train.accumulate
         batches = self.run.train_loader.epoch(self.position.epoch, self.position.micro_batch)
-        for window in self.pace.waiting(_windows(batches, accumulate)):
+        for window in self.pace.waiting(windows(batches, accumulate)):
             self._attempt(window)
             if self._after_attempt():
                 return
@@ -248,7 +242,7 @@ class Trainer:
 
     def _take_in_samples(self, samples: list[Sample]) -> None:
         for sample in samples:
-            self._numerics = sample.summary
+            self.numerics.add(sample.summary)
             attempted, applied = sample.summary.attempted_step, self.ledger.counts.applied
             self.reporter.event(Event("numerics", attempted, applied, sample.message, sample.details))
 
@@ -259,26 +253,8 @@ class Trainer:
             self.reporter.window(self._progress(self.train_loss))
 
     def _progress(self, loss: float) -> Progress:
-        counts, last, run, speed = self.ledger.counts, self.ledger.last, self.run, self.pace.latest
-        return Progress(
-            attempted_steps=counts.attempted,
-            applied_steps=counts.applied,
-            skipped_steps=counts.skipped,
-            last_skipped_step=counts.last_skipped,
-            steps_done=self.ledger.steps_done,
-            epoch=self.position.epoch,
-            epoch_step=-(-self.position.micro_batch // run.config.train.accumulate),
-            loss=loss,
-            lr=run.rates[max(self.ledger.steps_done - 1, 0)],
-            grad_norm=None if run.config.train.clip_norm is None else last.grad_norm,
-            loss_scale=last.loss_scale if run.parts.scaler.scales_loss else None,
-            samples_per_s=speed.samples_per_s if speed else None,
-            step_time_ms=speed.step_time_ms if speed else None,
-            data_wait_fraction=speed.data_wait_fraction if speed else None,
-            peak_memory_bytes=peak_memory_bytes(run.device),
-            wall_s=time.perf_counter() - self._began,
-            numerics=self._numerics,
-        )
+        seconds = time.perf_counter() - self._began
+        return progress_of(self.run, self.ledger, self.pace, self.position, loss, self.numerics.latest, seconds)
 
     def _evaluate(self) -> None:
         self._pause()
@@ -376,6 +352,7 @@ class Trainer:
             "train_loss": self.train_loss,
             "metrics": dict(self.metrics),
             "evaluated_at": self._evaluated_at,
+            "numerics": self.numerics.state_dict(),
             "random": random_state(self.run.device),
         }
         return parts_state(self.run) | {"trainer": loop}
@@ -397,6 +374,7 @@ class Trainer:
         self.position = Position(*loop["position"])
         self.best = Best(**loop["best"])
         self.train_loss, self.metrics = loop["train_loss"], dict(loop["metrics"])
+        self.numerics.load_state_dict(loop["numerics"])
         self._evaluated_at, self._saved_at = loop["evaluated_at"], done
         self._saved = (counts.attempted, self._score())
         self._launched = counts.attempted
@@ -406,15 +384,3 @@ class Trainer:
             self.ledger.enter_precision(self.run.in_force.mode, self.run.parts.scaler.min_scale)
             self._event("precision_change", change, {})
         self._event("resume", f"resumed after {counts.applied} applied steps", {})
-
-
-def _windows(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    """Group micro-batches into optimizer steps; the last window of an epoch may be shorter."""
-    window: list[Batch] = []
-    for batch in batches:
-        window.append(batch)
-        if len(window) == size:
-            yield window
-            window = []
-    if window:
-        yield window
