@@ -46,6 +46,7 @@ class LossScaler:
         """Where a parameter's gradient is; see `read_gradients_from`."""
         self._grads: list[Tensor] = []
         self._low_grads: list[Tensor] = []
+        self._clip_norms: list[Tensor] = []
         self._pending: Tensor | None = None
         self._max_value: float | None = None
         self._dormant: dict[str, Any] | None = None
@@ -97,11 +98,16 @@ class LossScaler:
 
         The arithmetic of `torch.nn.utils.clip_grad_norm_`, in FP32 for FP16 and BF16 gradients.
         """
-        total = torch.linalg.vector_norm(torch.stack(self._norms()))
+        self._clip_norms = self._norms()
+        total = torch.linalg.vector_norm(torch.stack(self._clip_norms))
         self._multiply((max_norm / (total + 1e-6)).clamp_(max=1.0))
         self.outcome.grad_norm.copy_(total)
         # Finite gradients can still have an infinite norm, which would clip them all to zero.
         self._set_skipped(self.outcome.grad_norm, accumulate=True)
+
+    def clip_norms(self) -> dict[nn.Parameter, Tensor]:
+        """Return the norm (0-d) of each gradient as the last `clip_norm_` found it; empty where there was none."""
+        return dict(zip(self._params_with_norm(), self._clip_norms, strict=True)) if self._clip_norms else {}
 
     def clip_value_(self, max_value: float) -> None:
         """Clip every element of the unscaled gradients to [-max_value, max_value]."""
@@ -156,6 +162,12 @@ class LossScaler:
             if grad is not None:
                 groups.setdefault(grad.dtype, []).append(grad)
         return groups
+
+    def _params_with_norm(self) -> list[nn.Parameter]:
+        """Return the parameters that `_norms` is about, in its order: by dtype, FP16 and BF16 gradients last."""
+        grads = {param: grad for param in self._params if (grad := self.gradient_of(param)) is not None}
+        dtypes = list(dict.fromkeys(grad.dtype for grad in grads.values()))
+        return sorted(grads, key=lambda p: (grads[p].dtype.itemsize < 4, dtypes.index(grads[p].dtype)))
 
     def _norms(self) -> list[Tensor]:
         """Return the unscaled norm of each gradient."""

@@ -7,7 +7,8 @@ nearest to the loss: names are in the reverse order of registration, which is th
 are registered in the order of their use. Hooks could observe the order, but to them a compiled backward is one event.
 
 The host learns of a skip a few steps late, when the gradients are gone. So the flags are taken at every step and travel
-with its outcome: one fused pass over the gradients. On a CPU the host learns at once and looks only then.
+with its outcome: one fused pass over the gradients. On a CPU the host learns at once and looks only then: at the norms
+from before the clipping, where norms are clipped, else at the gradients.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mptrain.config.schema import TrainConfig
 from mptrain.precision.loss_scaler import LossScaler
 
 
@@ -52,7 +54,9 @@ class OverflowCensus:
 
     def culprits(self, flags: Sequence[float]) -> Culprits:
         """Return who was not finite in the step whose `flags` these are."""
-        norms = {name: norm.item() for name, norm in self._norms().items()}
+        clipped = self._scaler.clip_norms()
+        taken = {name: clipped[param] for name, param in self._params.items() if param in clipped}
+        norms = {name: norm.item() for name, norm in (taken or self._norms()).items()}
         return Culprits([name for name, norm in norms.items() if not math.isfinite(norm)], len(self._params))
 
     def _norms(self) -> dict[str, Tensor]:
@@ -97,11 +101,10 @@ class EveryStepCensus(OverflowCensus):
         return Culprits([name for name, flag in zip(self._params, flags, strict=True) if flag], len(self._params))
 
 
-def make_census(model: nn.Module, scaler: LossScaler, *, clipped: bool) -> OverflowCensus:
-    """Return the census of the trainable parameters of `model`; `clipped` gradients hide what they were.
-
-    (A clipped infinity is finite, and a NaN norm makes every gradient NaN.)
-    """
+def make_census(model: nn.Module, scaler: LossScaler, config: TrainConfig) -> OverflowCensus:
+    """Return the census of the trainable parameters of `model`."""
     params = {name: param for name, param in model.named_parameters() if param.requires_grad}
     late = scaler.outcome.values.device.type != "cpu"
-    return EveryStepCensus(params, scaler) if late or clipped else OverflowCensus(params, scaler)
+    # An infinity clipped by value is finite, and nothing remembers what it was.
+    forgotten = config.clip_value is not None and config.clip_norm is None
+    return EveryStepCensus(params, scaler) if late or forgotten else OverflowCensus(params, scaler)

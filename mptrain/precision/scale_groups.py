@@ -286,6 +286,9 @@ class GroupedLossScaler(LossScaler):
         for group in self._groups:
             group.follow(self._main.device_scale)
 
+    def _params_with_norm(self) -> list[nn.Parameter]:
+        return [param for scaler in self._scalers for param in scaler._params_with_norm()]
+
     def _norms(self) -> list[Tensor]:
         return [norm for scaler in self._scalers for norm in scaler._norms()]
 

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from mptrain.config.precision import LossScaleConfig
+from mptrain.config.precision import LossScaleConfig, LossScaleGroupConfig
+from mptrain.config.schema import TrainConfig
 from mptrain.precision.loss_scaler import DynamicLossScaler, LossScaler
 from mptrain.precision.outcome import Outcome
 from mptrain.precision.overflow_census import EveryStepCensus, OverflowCensus, make_census
+from mptrain.precision.scale_groups import make_grouped_scaler
 
 CPU = torch.device("cpu")
+PLAIN = TrainConfig(epochs=1)
 
 
 def small_model() -> nn.Sequential:
@@ -83,22 +86,41 @@ def test_low_gradients_beside_wide_ones(kind, low):
     assert found(census) == ["2.weight", "0.bias"]
 
 
-@pytest.mark.parametrize("hide", ["clip_norm_", "clip_value_"])
+@pytest.mark.parametrize("groups", [(), (LossScaleGroupConfig(match="3", init_scale=16.0),)])
+@pytest.mark.parametrize(
+    "clip",
+    [{"clip_norm": 1.0}, {"clip_value": 1.0}, {"clip_norm": 1.0, "clip_value": 1.0}],
+    ids=lambda clip: "+".join(clip),
+)
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_clipping_hides_nothing(hide, value):
-    model = with_gradients(small_model(), **{"0_bias": value})
-    scaler = scaler_for(model)
-    census = make_census(model, scaler, clipped=True)
+def test_clipping_hides_nothing(value, clip, groups):
+    model = small_model()
+    model[0].half()
+    with_gradients(model, **{"2_bias": value, "0_bias": value})
+    scaler = make_grouped_scaler("dynamic", LossScaleConfig(groups=groups), model, CPU)
+    census = make_census(model, scaler, TrainConfig(epochs=1, **clip))
     scaler.unscale_()
     census.record()
-    getattr(scaler, hide)(1.0)
-    assert found(census) == ["0.bias"]
+    if "clip_norm" in clip:
+        scaler.clip_norm_(1.0)
+    if "clip_value" in clip:
+        scaler.clip_value_(1.0)
+    assert found(census) == ["2.bias", "0.bias"]
+
+
+def test_finite_gradients_with_an_infinite_norm_have_no_culprit():
+    model = with_gradients(small_model(), **{"0_weight": 1.7e19, "3_weight": 1.7e19})
+    scaler = make_grouped_scaler("none", LossScaleConfig(), model, CPU)
+    census = make_census(model, scaler, TrainConfig(epochs=1, clip_norm=1.0))
+    scaler.unscale_()
+    scaler.clip_norm_(1.0)
+    assert scaler.outcome.skipped == 1
+    assert found(census) == []
 
 
 def test_each_step_has_its_own_flags():
     model = small_model()
-    scaler = scaler_for(model)
-    census = make_census(model, scaler, clipped=True)
+    census = EveryStepCensus(dict(model.named_parameters()), scaler_for(model))
     rows = []
     for name in ("0_weight", "3_bias", "none"):
         with_gradients(model, **{name: math.inf})
@@ -109,7 +131,7 @@ def test_each_step_has_its_own_flags():
 
 def test_on_a_cpu_gradients_are_looked_at_only_when_asked():
     model = with_gradients(small_model())
-    census = make_census(model, scaler_for(model), clipped=False)
+    census = make_census(model, scaler_for(model), PLAIN)
     assert census.num_flags == 0
     census.record()
     model[0].weight.grad[0, 0] = math.inf
@@ -119,7 +141,7 @@ def test_on_a_cpu_gradients_are_looked_at_only_when_asked():
 def test_the_census_reads_where_the_scaler_reads():
     model = with_gradients(small_model())
     scaler = scaler_for(model)
-    census = make_census(model, scaler, clipped=False)
+    census = make_census(model, scaler, PLAIN)
     scaler.read_gradients_from(lambda param: torch.full((2,), math.inf) if param is model[3].bias else param.grad)
     assert census.culprits([]).names == ["3.bias"]
 
@@ -129,7 +151,7 @@ def test_frozen_and_shared_parameters():
     model[0].weight.requires_grad_(False)
     model.append(nn.Linear(3, 2))
     model[4].weight = model[3].weight
-    census = make_census(with_gradients(model), scaler_for(model), clipped=True)
+    census = make_census(with_gradients(model), scaler_for(model), TrainConfig(epochs=1, clip_value=1.0))
     assert census.culprits(flags(census)).of == 6  # all but the frozen one; the shared weight counts once
 
 
@@ -142,5 +164,5 @@ def test_a_real_backward_spreads_towards_the_input():
         model[3].weight.fill_(1)
         model[2].weight.fill_(3e38)  # its inputs are zero, so only the gradient it passes on overflows
     model(torch.ones(2, 4)).sum().backward()
-    census = make_census(model, scaler_for(model), clipped=False)
+    census = make_census(model, scaler_for(model), PLAIN)
     assert census.culprits([]).names == ["1.bias", "1.weight", "0.bias", "0.weight"]
