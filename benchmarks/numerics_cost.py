@@ -5,8 +5,8 @@ Owns: the figures for the docs. Must not: train anything but the real loop.
 Method: `mptrain run`'s own loop trains ResNet-18 (small-image stem, Fashion-MNIST) and writes its records to a
 temporary folder; a clock at the beginning of every forward times whole steps. Every second step is sampled, so each
 sampled step is paired with the plain one before it, in the same minute of the same process; the difference, divided by
-the cadence, is the cost. The flags of non-finite gradients are taken at every step on a GPU, and on a CPU only where
-gradients are clipped; they are timed alone, on the last step's gradients.
+the cadence, is the cost. The flags of non-finite gradients are taken at every step on a GPU, and on a CPU only under
+train.clip_value; they are timed alone, on the last step's gradients.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class LaggingLog(AttemptLog):
 
 CHANGES = {
     "precision": {"mode": "fp16", "loss_scale": {"growth_interval": 4}},
-    # Clipped, so that each row brings the flags of its non-finite gradients along, as every row from a GPU does.
-    "train": {"max_steps": 60, "eval_every_steps": 7, "clip_norm": 1e3},
+    # Clipped by value, so that each row brings its flags of non-finite gradients, as every row from a GPU does.
+    "train": {"max_steps": 60, "eval_every_steps": 7, "clip_value": 1e3},
     "checkpoint": {"every": 9},
     "log": {"every": 10},
     "debug": {"plant": [{"what": "inf_grad", "at": at} for at in (3, 8, 21, 22, 58)]},
