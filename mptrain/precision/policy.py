@@ -132,9 +132,11 @@ class PrecisionPolicy:
 
     @property
     def gradient_format(self) -> str:
-        """The narrowest format that gradients pass on their way to the optimizer."""
-        narrow = self.mode.gemm.grad_output_for_weight if self.mode.gemm else self.mode.computed
-        return "fp16" if narrow not in ("fp16",) and "fp16" in self.plan.formats_in_use else narrow
+        """The format in whose range gradients must lie: FP16 where anything computes in it, else the mode's own.
+
+        Not that of FP8 operands, which have scales of their own.
+        """
+        return "fp16" if "fp16" in self.plan.formats_in_use else self.mode.computed
 
     def make_scaler(self, model: nn.Module) -> LossScaler:
         """Return the loss scaler over the trainable parameters of a prepared `model`, its state on the device."""

@@ -15,7 +15,8 @@ class NumericsSummary:
 
     def __init__(self) -> None:
         self._samples = 0
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, tuple[float, int]] = {}
+        """Share -> its sum and the samples that had it: phases differ in what they measure."""
         self._least_headroom: float | None = None
         self.latest: Numerics | None = None
 
@@ -26,7 +27,8 @@ class NumericsSummary:
         for name in _SHARES:
             share = getattr(sample, name)
             if share is not None:
-                self._sums[name] = self._sums.get(name, 0.0) + share
+                total, count = self._sums.get(name, (0.0, 0))
+                self._sums[name] = total + share, count + 1
         if sample.headroom is not None:
             known = self._least_headroom
             self._least_headroom = sample.headroom if known is None else min(known, sample.headroom)
@@ -35,7 +37,7 @@ class NumericsSummary:
         """Return it as JSON-able data; None where nothing was sampled."""
         if self.latest is None:
             return None
-        means = {name: total / self._samples for name, total in self._sums.items()}
+        means = {name: total / count for name, (total, count) in self._sums.items()}
         return {"format": self.latest.format, "samples": self._samples, "least_headroom": self._least_headroom, **means}
 
     def state_dict(self) -> dict[str, Any]:
@@ -44,5 +46,5 @@ class NumericsSummary:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved state."""
-        self._samples, self._sums = state["samples"], dict(state["sums"])
+        self._samples, self._sums = state["samples"], {name: tuple(sum_) for name, sum_ in state["sums"].items()}
         self._least_headroom = state["least_headroom"]
