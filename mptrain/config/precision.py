@@ -25,20 +25,19 @@ PRECISION_MODES: tuple[str, ...] = get_args(NamedMode)
 NAMED_FORMATS = ("fp64", "fp32", "tf32", "fp16", "bf16")
 OPERAND_MODES = ("fp8", "mxfp8", "nvfp4")
 """Modes that round the operands of products, and can be asked for per module."""
-FREE_FORMAT = re.compile(r"e([1-8])m([0-9]|1[0-9]|2[0-3])")
-"""`eXmY`: X exponent and Y mantissa bits, within what FP32 can hold."""
+FREE_FORMAT = re.compile(r"(?!e1m0$)e([1-8])m([0-9]|1[0-9]|2[0-3])")
+"""`eXmY`: X exponent and Y mantissa bits, within what FP32 can hold; e1m0 would hold nothing but zero."""
 
 
-def _format_name(value: Any) -> Any:
-    if not isinstance(value, str) or value in NAMED_FORMATS or FREE_FORMAT.fullmatch(value):
+def _format_name(value: Any, also: tuple[str, ...] = ()) -> Any:
+    if not isinstance(value, str) or value in (*NAMED_FORMATS, *also) or FREE_FORMAT.fullmatch(value):
         return value
-    raise ValueError(
-        f"{shorten(repr(value))} is not a number format; one of {', '.join(NAMED_FORMATS)}, or eXmY (e4m3)"
-    )
+    names = ", ".join((*NAMED_FORMATS, *also))
+    raise ValueError(f"{shorten(repr(value))} is not a number format; one of {names}, or eXmY, e.g. e4m3")
 
 
 def _override_name(value: Any) -> Any:
-    return value if value in OPERAND_MODES else _format_name(value)
+    return _format_name(value, OPERAND_MODES)
 
 
 def _mode_name(value: Any) -> Any:

@@ -226,3 +226,9 @@ class RunConfig(Section):
     """Moving average of the weights; a bare number is the decay."""
     debug: DebugConfig = DebugConfig()
     """Fault drills."""
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> RunConfig:
+        if self.train.compile and self.precision.backend == "emulated":
+            raise ValueError("train.compile cannot compile emulated arithmetic: set it to false, or leave backend out")
+        return self

@@ -60,8 +60,9 @@ def require(mode: str, device: torch.device) -> Support:
 
 def _nearest(mode: str, device: torch.device) -> list[str]:
     """Return up to three modes that `device` runs, nearest in precision first."""
-    ladder = list(MODES)
-    at = ladder.index(mode) if mode in MODES else len(ladder)
+    storage = mode.partition("-")[2]
+    ladder = [name for name in MODES if name.partition("-")[2] in ("", storage)]
+    at = ladder.index(mode) if mode in ladder else len(ladder)
     usable = [name for name in ladder if support(name, device).level != "no"]
     return sorted(usable, key=lambda name: abs(ladder.index(name) - at))[:3]
 

@@ -47,7 +47,7 @@ class PrecisionPolicy:
         set_tf32(self.mode.computed == "tf32" and not self.emulated)
         torch.backends.mha.set_fastpath_enabled(False)
 
-    def prepare(self, model: nn.Module, inputs: torch.Tensor, batch_sizes: Collection[int]) -> nn.Module:
+    def prepare(self, model: nn.Module, inputs: torch.Tensor, batch_sizes: Collection[int]) -> None:
         """Plan for the FP32 `model` and carry it out: formats of weights, modules that run apart, converted layers.
 
         `inputs` (N, ...) are blank samples, `batch_sizes` those of training's micro-batches. Parameters stay the same
@@ -61,7 +61,6 @@ class PrecisionPolicy:
             run_in(model.get_submodule(name), inside, self.mode.computed)
         if self.emulated:
             self._emulate(model)
-        return model
 
     def _convert(self, model: nn.Module, inputs: torch.Tensor, batch_sizes: Collection[int]) -> None:
         """Let torchao run the layers that the plan gives operand formats."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -152,15 +153,15 @@ def _in_precision(
     policy.apply_global_settings()
     batch_sizes = _batch_sizes(config.data, num_train)
     initial = dict(model.state_dict())
-    model = policy.prepare(model, _blank(spec, policy, torch.device("cpu")), batch_sizes).to(device)
+    with _fitting(spec, config):
+        policy.prepare(model, _blank(spec, policy, torch.device("cpu")), batch_sizes)
+    model = model.to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     _probe(model, spec, policy, config)
     parts = _step_parts(config, model, task, policy, rates, device)
-    if policy.mode.stored in (
-        "fp16",
-        "bf16",
-    ):  # masters begin at the FP32 weights, not at rounded ones
+    if policy.mode.master or policy.mode.pure:
+        # Masters, and what Kahan rounding carries, begin at the FP32 weights and not at rounded ones.
         parts.weights.load_model_state(model, initial)
     return {
         "parts": parts,
@@ -222,9 +223,9 @@ def check_build(config: RunConfig) -> str:
 def _check_precision(config: RunConfig, model: nn.Module, total_steps: int) -> None:
     """Raise what phases, overrides and groups would, whatever this machine can run."""
     phase_ends(config.precision, total_steps)
-    mode = get_mode("fp32" if config.precision.mode == "auto" else config.precision.mode)
-    emulated = config.precision.backend == "emulated"
-    make_plan(model, mode, config.precision, emulated=emulated, why_not=lambda layer, is_last: None)
+    for precision in precisions(config.precision):
+        mode = get_mode("fp32" if precision.mode == "auto" else precision.mode)
+        make_plan(model, mode, precision, emulated=precision.backend == "emulated", why_not=lambda layer, is_last: None)
     find_groups(model, config.precision.loss_scale)
 
 
@@ -263,10 +264,17 @@ def _batch_sizes(config: DataConfig, num_train: int) -> set[int]:
 def _probe(model: nn.Module, spec: DataSpec, policy: PrecisionPolicy, config: RunConfig) -> None:
     """Send two blank samples through the model, so that shapes that do not fit are a config error and not a crash."""
     blank = _blank(spec, policy, next(model.parameters()).device)
+    model.eval()
+    with _fitting(spec, config), torch.no_grad(), policy.arithmetic(), policy.autocast():
+        model(blank)
+    model.train()
+
+
+@contextmanager
+def _fitting(spec: DataSpec, config: RunConfig) -> Iterator[None]:
+    """Raise ConfigError where what is run inside fails because the model does not take the data's samples."""
     try:
-        model.eval()
-        with torch.no_grad(), policy.arithmetic(), policy.autocast():
-            model(blank)
+        yield
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -274,8 +282,6 @@ def _probe(model: nn.Module, spec: DataSpec, policy: PrecisionPolicy, config: Ru
             f"model: '{config.model.name}' does not take this data's samples of shape {spec.input_shape} "
             f"({first_line(error)})"
         ) from error
-    finally:
-        model.train()
 
 
 def _rates(config: RunConfig, total_steps: int) -> list[float]:
