@@ -12,13 +12,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from mptrain.catalog import load_config, to_yaml
 from mptrain.config.schema import RunConfig
@@ -37,8 +38,8 @@ class Experiment(Section):
     """The run that all variants start from, relative to the experiment file."""
     seeds: PositiveInt = 3
     """Runs per variant, with seeds 0, 1, ..."""
-    variants: dict[str, list[str]]
-    """Name of each variant -> its overrides, as on the command line of `mptrain run`."""
+    variants: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], list[str]]
+    """Name of each variant, a plain folder name -> its overrides, as on the command line of `mptrain run`."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,17 @@ class PlannedRun:
         return result
 
 
-def plan_runs(path: Path, out: Path, seeds: int | None = None, max_steps: int | None = None) -> list[PlannedRun]:
-    """Return every run of the experiment at `path`, all validated; raise ConfigError with every problem found."""
+def plan_runs(path: Path, out: Path, seeds: int | None = None, overrides: Sequence[str] = ()) -> list[PlannedRun]:
+    """Return every run of the experiment at `path`, all validated; raise ConfigError with every problem found.
+
+    `overrides` come on top of each variant's own.
+    """
     experiment = read_experiment(path)
     config_path = path.parent / experiment.config
-    limit = [f"train.stop_at_step={max_steps}"] if max_steps is not None else []
     planned, problems = [], []
-    for variant, overrides in experiment.variants.items():
+    for variant, own in experiment.variants.items():
         for seed in range(seeds or experiment.seeds):
-            given = (*overrides, *limit, f"seed={seed}")
+            given = (*own, *overrides, f"seed={seed}")
             try:
                 config = load_config(config_path, given).config
             except ConfigError as error:
@@ -109,15 +112,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Run an experiment and print its table."""
     parser = argparse.ArgumentParser(prog="python -m recipes.compare", description="Run an experiment.")
     parser.add_argument("experiment", type=Path, help="recipes/<name>/experiment.yaml")
+    parser.add_argument("overrides", nargs="*", help="dotted.key=value on top of every variant's own")
     parser.add_argument("--seeds", type=int, help="runs per variant, instead of the experiment's own number")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the CPU's cores")
-    parser.add_argument("--max-steps", type=int, help="stop each run after this many steps: a quick look")
     parser.add_argument("--out", type=Path, help="folder of runs and table (default: runs/recipes/<name>)")
     asked = parser.parse_args(arguments)
     path: Path = asked.experiment
     out: Path = asked.out or Path("runs", "recipes", path.resolve().parent.name)
     try:
-        planned = plan_runs(path, out, asked.seeds, asked.max_steps)
+        planned = plan_runs(path, out, asked.seeds, asked.overrides)
         threads = max(1, (os.cpu_count() or 1) // asked.jobs)
         with ThreadPoolExecutor(asked.jobs) as pool:
             results = list(pool.map(lambda run: run.run(threads), planned))

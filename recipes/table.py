@@ -12,8 +12,8 @@ from typing import Any
 
 from mptrain.telemetry.human import NOT_AVAILABLE
 
-Spread = tuple[float, float] | None
-"""Mean and sample standard deviation over seeds; None where no seed has the figure."""
+Spread = tuple[float, float | None] | None
+"""Mean and sample standard deviation over seeds (None for one seed); None where no seed has the figure."""
 
 
 def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -31,7 +31,8 @@ def _figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "train_loss": _spread(run.get("train_loss") for run in runs),
         "skipped_steps": _spread(run.get("skipped_steps") for run in runs),
         "underflow_share": _spread(found.get("underflow_share") for found in numerics),
-        "updates_lost_share": _spread(found.get("updates_lost_share") for found in numerics),
+        "zero_share": _spread(found.get("zero_share") for found in numerics),
+        "lost_update_share": _spread(found.get("lost_update_share") for found in numerics),
         "peak_memory_bytes": _spread(run.get("peak_memory_bytes") for run in runs),
         "statuses": dict(Counter(run["status"] for run in runs)),
     }
@@ -41,13 +42,14 @@ def _spread(values: Iterable[float | None]) -> Spread:
     known = [value for value in values if value is not None]
     if not known:
         return None
-    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else 0.0
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
 def markdown(rows: Mapping[str, Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> str:
     """Return the table as markdown, with the number of seeds, the device and the versions under it."""
     metric = next((row["metric"] for row in rows.values() if row["metric"]), "metric")
-    head = ["variant", metric, "train loss", "skipped steps", "underflow", "updates lost", "peak memory", "ended"]
+    head = ["variant", metric, "train loss", "skipped steps", "underflow", "zero gradients", "lost updates"]
+    head += ["peak memory", "ended"]
     lines = [head, ["---"] * len(head), *(_cells(name, row) for name, row in rows.items())]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     counts = "/".join(str(count) for count in sorted({sum(row["statuses"].values()) for row in rows.values()}))
@@ -65,14 +67,18 @@ def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
         _with_spread(row["train_loss"]),
         NOT_AVAILABLE if row["skipped_steps"] is None else f"{row['skipped_steps'][0]:.3g}",
         _percent(row["underflow_share"]),
-        _percent(row["updates_lost_share"]),
+        _percent(row["zero_share"]),
+        _percent(row["lost_update_share"]),
         NOT_AVAILABLE if memory is None else f"{memory[0] / 2**20:.0f} MiB",
         _ended(row["statuses"]),
     ]
 
 
 def _with_spread(value: Spread) -> str:
-    return NOT_AVAILABLE if value is None else f"{value[0]:.4g} ± {value[1]:.2g}"
+    if value is None:
+        return NOT_AVAILABLE
+    mean, deviation = value
+    return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
 
 
 def _percent(share: Spread) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,8 @@ from recipes.compare import plan_runs
 from recipes.table import markdown, summarise
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = sorted((ROOT / "recipes").rglob("experiment*.yaml"))
+FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
+EXPERIMENTS = [file for file in FILES if "\nvariants:" in file.read_text()]
 BASE = """
 model: {name: mlp, hidden: [4]}
 data: {name: synthetic, input_shape: [3], num_outputs: 2, num_train: 64, num_test: 32, batch_size: 8}
@@ -72,6 +75,11 @@ def test_two_variants_and_two_seeds_make_a_table_and_are_not_run_twice(tmp_path:
     assert {file: file.stat().st_mtime_ns for file in out.rglob("result.json")} == kept
 
 
+def test_overrides_come_on_top_of_each_variants_own(tmp_path: Path) -> None:
+    planned = plan_runs(write(tmp_path), tmp_path / "out", 1, ["optimizer.lr=0.5", "train.max_steps=2"])
+    assert [(run.config.optimizer.lr, run.config.train.max_steps) for run in planned] == [(0.5, 2), (0.5, 2)]
+
+
 def test_a_folder_with_a_run_of_another_config_is_refused(tmp_path: Path) -> None:
     (planned, *_) = plan_runs(write(tmp_path), tmp_path / "out")
     assert planned.finished_result() is None
@@ -109,7 +117,7 @@ def result(variant: str, **changes: Any) -> dict[str, Any]:
         "train_loss": 1.0,
         "skipped_steps": 0,
         "peak_memory_bytes": 2**20,
-        "numerics": {"underflow_share": 0.25, "updates_lost_share": None},
+        "numerics": {"underflow_share": 0.25, "zero_share": 0.5},
         "device": "cpu (x, 1 threads)",
         "versions": {"mptrain": "1", "torch": "2", "python": "3"},
         **changes,
@@ -119,18 +127,24 @@ def result(variant: str, **changes: Any) -> dict[str, Any]:
 def test_figures_are_means_and_sample_deviations_and_what_is_missing_says_so() -> None:
     runs = [
         result("a"),
-        result("a", metrics={"accuracy": 0.7}, numerics={"underflow_share": 0.75, "updates_lost_share": None}),
+        result("a", metrics={"accuracy": 0.7}, numerics={"underflow_share": 0.75, "zero_share": 0.5}),
         result("b", status="diverged", metrics={}, best=None, train_loss=None, numerics=None),
         result("b", status="env_error", metrics=None, best=None, train_loss=None, skipped_steps=None, device=None),
     ]
     assert markdown(summarise(runs), runs).splitlines() == [
-        "| variant | accuracy | train loss | skipped steps | underflow | updates lost | peak memory | ended |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| a | 0.6 ± 0.14 | 1 ± 0 | 0 | 50 % | n/a | 1 MiB | ok |",
-        "| b | n/a | n/a | 0 | 25 % | n/a | 1 MiB | 1 diverged, 1 env_error |",
+        "| variant | accuracy | train loss | skipped steps | underflow | zero gradients | lost updates "
+        "| peak memory | ended |",
+        "|" + " --- |" * 9,
+        "| a | 0.6 ± 0.14 | 1 ± 0 | 0 | 50 % | 50 % | n/a | 1 MiB | ok |",
+        "| b | n/a | n/a | 0 | 25 % | 50 % | n/a | 1 MiB | 1 diverged, 1 env_error |",
         "",
         "Mean ± standard deviation over 2 seeds; cpu (x, 1 threads); mptrain 1, torch 2, python 3.",
     ]
+
+
+def test_one_seed_has_no_deviation() -> None:
+    runs = [result("a", train_loss=0.125)]
+    assert "| a | 0.5 | 0.125 | 0 |" in markdown(summarise(runs), runs)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
@@ -151,10 +165,20 @@ def test_every_recipe_has_a_readme_and_valid_configs_that_open_with_what_they_ar
     ]
     for folder in folders:
         assert (folder / "README.md").exists(), folder
-    configs = [file for file in (ROOT / "recipes").rglob("*.yaml") if file not in EXPERIMENTS]
+    configs = [file for file in FILES if file not in EXPERIMENTS]
     assert len(configs) >= len(folders)
     for file in configs:
         load_config(file)
         first, *rest = file.read_text().splitlines()
         assert first == "# yaml-language-server: $schema=../../mptrain/config/run.schema.json"
         assert any("expect:" in line for line in rest)
+
+
+def test_commands_of_the_readmes_name_what_exists_and_are_valid() -> None:
+    text = "\n".join(path.read_text() for path in (ROOT / "recipes").rglob("README.md")).replace("\\\n", "")
+    experiments = {ROOT / name for name in re.findall(r"^python -m recipes\.compare (\S+)", text, re.M)}
+    assert experiments == set(EXPERIMENTS)
+    runs = [shlex.split(line) for line in re.findall(r"^mptrain run (.*)$", text, re.M)]
+    assert runs
+    for config, *overrides in runs:
+        load_config(ROOT / config, overrides)
