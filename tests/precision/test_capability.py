@@ -29,7 +29,9 @@ def test_auto_on_a_cpu_is_fp32():
 @pytest.mark.parametrize("mode", ["bf16", "bf16-pure", "tf32"])
 def test_turing_refuses_what_it_would_only_imitate(monkeypatch, mode):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    with pytest.raises(CapabilityError, match=r"needs capability 8\.0 or newer, this device has 7\.5.*nearest modes.*fp16"):
+    with pytest.raises(
+        CapabilityError, match=r"needs capability 8\.0 or newer, this device has 7\.5.*nearest modes.*fp16"
+    ):
         capability.require(mode, torch.device("cuda:0"))
 
 
