@@ -33,6 +33,7 @@ def _figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "underflow_share": _spread(found.get("underflow_share") for found in numerics),
         "zero_share": _spread(found.get("zero_share") for found in numerics),
         "lost_update_share": _spread(found.get("lost_update_share") for found in numerics),
+        "held_bytes": _spread((run.get("held_bytes") or {}).get("measured", {}).get("total") for run in runs),
         "peak_memory_bytes": _spread(run.get("peak_memory_bytes") for run in runs),
         "statuses": dict(Counter(run["status"] for run in runs)),
     }
@@ -49,7 +50,7 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], runs: Sequence[Mapping[str, 
     """Return the table as markdown, with the number of seeds, the device and the versions under it."""
     metric = next((row["metric"] for row in rows.values() if row["metric"]), "metric")
     head = ["variant", metric, "train loss", "skipped steps", "underflow", "zero gradients", "lost updates"]
-    head += ["peak memory", "ended"]
+    head += ["held", "peak memory", "ended"]
     lines = [head, ["---"] * len(head), *(_cells(name, row) for name, row in rows.items())]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     counts = "/".join(str(count) for count in sorted({sum(row["statuses"].values()) for row in rows.values()}))
@@ -60,7 +61,7 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], runs: Sequence[Mapping[str, 
 
 
 def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
-    memory = row["peak_memory_bytes"]
+    held, peak = row["held_bytes"], row["peak_memory_bytes"]
     return [
         name,
         _with_spread(row["final"]),
@@ -69,7 +70,8 @@ def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
         _percent(row["underflow_share"]),
         _percent(row["zero_share"]),
         _percent(row["lost_update_share"]),
-        NOT_AVAILABLE if memory is None else f"{memory[0] / 2**20:.0f} MiB",
+        NOT_AVAILABLE if held is None else f"{held[0] / 2**10:.0f} KiB",
+        NOT_AVAILABLE if peak is None else f"{peak[0] / 2**20:.0f} MiB",
         _ended(row["statuses"]),
     ]
 

@@ -116,6 +116,7 @@ def result(variant: str, **changes: Any) -> dict[str, Any]:
         "best": {"metric": "accuracy"},
         "train_loss": 1.0,
         "skipped_steps": 0,
+        "held_bytes": {"measured": {"total": 3 * 2**10}},
         "peak_memory_bytes": 2**20,
         "numerics": {"underflow_share": 0.25, "zero_share": 0.5},
         "device": "cpu (x, 1 threads)",
@@ -133,10 +134,10 @@ def test_figures_are_means_and_sample_deviations_and_what_is_missing_says_so() -
     ]
     assert markdown(summarise(runs), runs).splitlines() == [
         "| variant | accuracy | train loss | skipped steps | underflow | zero gradients | lost updates "
-        "| peak memory | ended |",
-        "|" + " --- |" * 9,
-        "| a | 0.6 ± 0.14 | 1 ± 0 | 0 | 50 % | 50 % | n/a | 1 MiB | ok |",
-        "| b | n/a | n/a | 0 | 25 % | 50 % | n/a | 1 MiB | 1 diverged, 1 env_error |",
+        "| held | peak memory | ended |",
+        "|" + " --- |" * 10,
+        "| a | 0.6 ± 0.14 | 1 ± 0 | 0 | 50 % | 50 % | n/a | 3 KiB | 1 MiB | ok |",
+        "| b | n/a | n/a | 0 | 25 % | 50 % | n/a | 3 KiB | 1 MiB | 1 diverged, 1 env_error |",
         "",
         "Mean ± standard deviation over 2 seeds; cpu (x, 1 threads); mptrain 1, torch 2, python 3.",
     ]
