@@ -22,13 +22,13 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
-from itertools import chain
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mptrain.errors import CapabilityError, ConfigError, first_line
+from mptrain.precision.calls import UnknownCallsError, calls
 from mptrain.precision.modes import GemmFormats, Mode
 
 NEEDS = {
@@ -171,7 +171,14 @@ def check_rows(
     multiple = _MULTIPLES["fp8"]
     problems = []
     for size in sorted(set(batch_sizes), reverse=True):
-        wrong = {name: rows for name, rows in _rows(model, names, inputs, size) if rows % multiple}
+        try:
+            seen = calls(model, names, inputs, size)
+        except UnknownCallsError as error:
+            raise ConfigError(
+                "precision.mode: fp8 must know how many rows each layer sees, and this model's forward decides by "
+                f"tensor values ({error}); use precision=bf16"
+            ) from error
+        wrong = {name: rows for name, rows in seen if rows % multiple}
         if wrong:
             name, rows = next(iter(wrong.items()))
             others = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -186,34 +193,3 @@ def check_rows(
 
 def _remedy(rest: str) -> str:
     return "set data.drop_last=true" if rest == "a last batch" else "choose data.batch_size (times length) to fit"
-
-
-def _rows(model: nn.Module, names: Collection[str], inputs: Tensor, batch_size: int) -> list[tuple[str, int]]:
-    """Return the rows that each call of the layers `names` sees in one forward of `batch_size` samples."""
-    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-
-    seen: list[tuple[str, int]] = []
-
-    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
-        def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen.append((name, args[0].numel() // args[0].shape[-1]))
-
-        return model.get_submodule(name).register_forward_pre_hook(note)
-
-    handles = [watch(name) for name in names]
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
-            # Fakes of the state, or counters such as BatchNorm's num_batches_tracked would really count.
-            tensors = chain(model.named_parameters(), model.named_buffers())
-            state: dict[str, Tensor] = {name: fake.from_tensor(tensor) for name, tensor in tensors}
-            batch = torch.empty((batch_size, *inputs.shape[1:]), dtype=inputs.dtype, device=inputs.device)
-            torch.func.functional_call(model, state, (batch,))
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise ConfigError(
-            "precision.mode: fp8 must know how many rows each layer sees, and this model's forward decides by tensor "
-            f"values ({first_line(error)}); use precision=bf16"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen

@@ -74,11 +74,11 @@ def resolve_overrides(model: nn.Module, rules: Sequence[OverrideConfig]) -> dict
     contradictions: dict[tuple[int, int], list[str]] = {}
     for index, rule in enumerate(rules):
         try:
-            matched = match_modules(model, rule.match, key=f"precision.overrides[{index}]")
+            meant = meant_by(model, index, rule)
         except ConfigError as error:
             problems += error.problems
             continue
-        for name in _with_descendants(model, matched):
+        for name in meant:
             answers = given.setdefault(name, {})
             for role in (rule.role,) if rule.role else ROLES:
                 dtype, other = answers.setdefault(role, (rule.dtype, index))
@@ -97,7 +97,9 @@ def resolve_overrides(model: nn.Module, rules: Sequence[OverrideConfig]) -> dict
     return {name: _answer(name, answers, whole, rules) for name, answers in given.items()}
 
 
-def _with_descendants(model: nn.Module, matched: Mapping[str, nn.Module]) -> list[str]:
+def meant_by(model: nn.Module, index: int, rule: OverrideConfig) -> list[str]:
+    """Return the modules that the `index`-th rule means: what it matches, and all inside; raises as `match_modules`."""
+    matched = match_modules(model, rule.match, key=f"precision.overrides[{index}]")
     names = dict.fromkeys(matched)
     for name in matched:
         names.update(dict.fromkeys(inner for inner, _ in model.named_modules() if inner.startswith(f"{name}.")))

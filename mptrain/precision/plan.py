@@ -6,20 +6,22 @@ a model (`policy.py` does what the plan says) or ask a device (`capability.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from mptrain.config.precision import NAMED_FORMATS, OPERAND_MODES, PrecisionConfig
+from mptrain.config.wording import shorten
 from mptrain.errors import ConfigError
 from mptrain.precision.modes import GemmFormats, Mode, get_mode
-from mptrain.precision.overrides import Answer, match_modules, resolve_overrides
+from mptrain.precision.overrides import Answer, meant_by, resolve_overrides
 
 _ROUNDABLE = (nn.Linear, nn.modules.conv._ConvNd)
 """Layers whose products can take operands in a format of their own."""
 _PRODUCTS = (*_ROUNDABLE, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase)
+_LOW = ("fp16", "bf16")
 _MIXED_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 """Norms whose kernels take FP16 or BF16 inputs beside FP32 weights, and compute in FP32."""
 
@@ -56,6 +58,8 @@ class Plan:
     modules: tuple[ModulePlan, ...]
     regions: Mapping[str, str]
     """Module -> the format it runs in, where an override or its kind sets it apart; nested ones left out."""
+    rounded: Mapping[str, str]
+    """Module without products -> the 16-bit format that a rule makes it take and return, nested ones included."""
 
     @property
     def layers(self) -> dict[str, GemmFormats]:
@@ -72,25 +76,50 @@ WhyNot = Callable[[nn.Module, bool], str | None]
 """(layer, is it the last one?) -> why its products stay in the mode's format, or None."""
 
 
-def make_plan(model: nn.Module, mode: Mode, config: PrecisionConfig, *, emulated: bool, why_not: WhyNot) -> Plan:
+def make_plan(
+    model: nn.Module,
+    mode: Mode,
+    config: PrecisionConfig,
+    *,
+    emulated: bool,
+    why_not: WhyNot,
+    called: Sequence[str] | None = None,
+) -> Plan:
     """Return the plan of `mode` under `config.overrides` for a model in FP32; `why_not` filters layers for `mode.gemm`.
 
-    Raises ConfigError for rules that contradict one another, match nothing, or ask for what cannot be done per module.
+    `called` are the layers with products in the order of their calls; None, where unknown, means all, as they are
+    registered. Others share the format of the module around them, which reads their weights itself. Raises ConfigError
+    for rules that contradict one another, match nothing, or ask for what cannot be done per module.
     """
+    products = layers_with_products(model)
+    called = products if called is None else called
+    uncalled = [name for name in products if name not in called]
     answers = resolve_overrides(model, config.overrides)
+    answers = {name: answer for name, answer in answers.items() if name not in uncalled} | {
+        name: answers[around] for name in uncalled if (around := name.rpartition(".")[0]) in answers
+    }
     problems = [problem for name, answer in answers.items() for problem in _impossible(name, answer, mode, emulated)]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    products = [name for name, module in model.named_modules() if isinstance(module, _ROUNDABLE)]
-    last = products[-1] if products else None
+    last = called[-1] if called else None
     modules = []
     for name, module in model.named_modules():
         own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         if own or (name in answers and not list(module.children())):
-            modules.append(_module_plan(name, module, own, answers.get(name), mode, why_not, is_last=name == last))
-    _require_products(modules, config)
-    regions = {p.name: p.computed for p in modules if p.computed != mode.computed and _runs_apart(p, model, answers)}
-    return Plan(mode, emulated, tuple(modules), _outermost(model, config, mode, regions))
+            if name in uncalled:
+                modules.append(_uncalled_plan(name, module, own, answers.get(name), mode))
+            else:
+                modules.append(_module_plan(name, module, own, answers.get(name), mode, why_not, is_last=name == last))
+    _require_effect(model, modules, config, uncalled)
+    apart = {p.name: p.computed for p in modules if p.name not in uncalled and _runs_apart(p, model, mode, answers)}
+    rounded = {name: dtype for name, dtype in apart.items() if dtype in _LOW and _without_products(model, name)}
+    regions = {name: dtype for name, dtype in apart.items() if name not in rounded and dtype != mode.computed}
+    return Plan(mode, emulated, tuple(modules), _outermost(model, config, mode, regions, rounded), rounded)
+
+
+def layers_with_products(model: nn.Module) -> list[str]:
+    """Return the names of the linear layers and convolutions."""
+    return [name for name, module in model.named_modules() if isinstance(module, _ROUNDABLE)]
 
 
 def _impossible(name: str, answer: Answer, mode: Mode, emulated: bool) -> list[str]:
@@ -107,12 +136,21 @@ def _impossible(name: str, answer: Answer, mode: Mode, emulated: bool) -> list[s
     return found
 
 
+def _base(name: str, module: nn.Module, own: int, mode: Mode) -> ModulePlan:
+    return ModulePlan(
+        name, type(module).__name__, own, mode.stored, mode.computed, mode.stored, None, None, "the mode's own"
+    )
+
+
+def _uncalled_plan(name: str, module: nn.Module, own: int, answer: Answer | None, mode: Mode) -> ModulePlan:
+    base = replace(_base(name, module, own, mode), reason="never called: the module around it reads its weight")
+    return _overridden(base, module, answer, mode) if answer and answer.dtype in NAMED_FORMATS else base
+
+
 def _module_plan(
     name: str, module: nn.Module, own: int, answer: Answer | None, mode: Mode, why_not: WhyNot, *, is_last: bool
 ) -> ModulePlan:
-    base = ModulePlan(
-        name, type(module).__name__, own, mode.stored, mode.computed, mode.stored, None, None, "the mode's own"
-    )
+    base = _base(name, module, own, mode)
     if answer is not None and (answer.dtype in NAMED_FORMATS or isinstance(module, _ROUNDABLE)):
         return _overridden(base, module, answer, mode)
     if is_norm(module):
@@ -134,8 +172,10 @@ def _overridden(base: ModulePlan, module: nn.Module, answer: Answer, mode: Mode)
     dtype = answer.dtype
     if dtype in NAMED_FORMATS:
         # A wider module of a low-precision mode keeps its weights wide, or the rule would gain nothing.
-        stored = dtype if dtype == "fp64" or (mode.stored in ("fp16", "bf16") and dtype == "fp32") else mode.stored
-        stored = "fp32" if is_norm(module) and stored in ("fp16", "bf16") else stored
+        stored = dtype if dtype == "fp64" or (mode.stored in _LOW and dtype == "fp32") else mode.stored
+        # Autocast leaves FP64 alone, and a norm's weights are FP32 whatever it computes in.
+        too_wide, too_narrow = mode.stored == "fp64" != dtype, is_norm(module) and stored in _LOW
+        stored = "fp32" if too_wide or too_narrow else stored
         return replace(base, stored=stored, computed=dtype, gradient=stored, reason=answer.rule)
     own = mode.gemm or GemmFormats(mode.computed, mode.computed, mode.computed, mode.computed)
     if dtype in OPERAND_MODES:
@@ -156,32 +196,58 @@ def _overridden(base: ModulePlan, module: nn.Module, answer: Answer, mode: Mode)
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Return whether `module` normalises: torch's norms, and any class that says so in its name."""
-    return isinstance(module, _MIXED_NORMS) or "norm" in type(module).__name__.lower()
+    """Return whether `module` normalises: torch's norms, and any class that says so in its name and is no layer."""
+    named = "norm" in type(module).__name__.lower() and not isinstance(module, _PRODUCTS)
+    return isinstance(module, _MIXED_NORMS) or named
 
 
-def _runs_apart(plan: ModulePlan, model: nn.Module, answers: Mapping[str, Answer]) -> bool:
-    """Return whether a module whose format differs from the mode's must be run apart: torch's own norms need not."""
+def _runs_apart(plan: ModulePlan, model: nn.Module, mode: Mode, answers: Mapping[str, Answer]) -> bool:
+    """Return whether a module must be run apart: by rule, or as a norm that torch does not mix."""
+    answer = answers.get(plan.name)
+    if answer and answer.dtype in NAMED_FORMATS:
+        return True
     module = model.get_submodule(plan.name)
-    return plan.name in answers or (is_norm(module) and not isinstance(module, _MIXED_NORMS))
+    return plan.computed != mode.computed and is_norm(module) and not isinstance(module, _MIXED_NORMS)
 
 
-def _outermost(model: nn.Module, config: PrecisionConfig, mode: Mode, regions: Mapping[str, str]) -> dict[str, str]:
+def _without_products(model: nn.Module, name: str) -> bool:
+    """Return whether a module multiplies nothing that autocast could take: a norm, or a leaf without weights."""
+    module = model.get_submodule(name)
+    return not list(module.children()) and (is_norm(module) or not list(module.parameters(recurse=False)))
+
+
+def _outermost(
+    model: nn.Module,
+    config: PrecisionConfig,
+    mode: Mode,
+    regions: Mapping[str, str],
+    rounded: Mapping[str, str],
+) -> dict[str, str]:
     """Return the regions with whole containers, where a rule names one, in place of the modules inside."""
     found = dict(regions)
     for index, rule in enumerate(config.overrides):
         if rule.role is None and rule.dtype in NAMED_FORMATS and rule.dtype != mode.computed:
-            matched = match_modules(model, rule.match, key=f"precision.overrides[{index}]")
-            found |= dict.fromkeys(matched, rule.dtype)
-    names = [name for name, _ in model.named_modules() if name in found]
+            found |= {
+                name: rule.dtype for name in meant_by(model, index, rule) if list(model.get_submodule(name).children())
+            }
+    names = [name for name, _ in model.named_modules() if name in found and name not in rounded]
     return {name: found[name] for name in names if not any(name.startswith(f"{outer}.") for outer in names)}
 
 
-def _require_products(modules: list[ModulePlan], config: PrecisionConfig) -> None:
-    """Refuse rules for operands that reach no product at all."""
-    reached = " ".join(module.reason for module in modules if module.formats)
+def _require_effect(
+    model: nn.Module, modules: list[ModulePlan], config: PrecisionConfig, uncalled: Collection[str]
+) -> None:
+    """Refuse rules that would change nothing: for operands but not for a product, or for layers that are not called."""
+    multiplying = {module.name for module in modules if module.formats}
     for index, rule in enumerate(config.overrides):
-        if (rule.role or rule.dtype not in NAMED_FORMATS) and f"rule {index + 1} (" not in reached:
+        meant = set(meant_by(model, index, rule))
+        if meant <= set(uncalled):
+            around = sorted({name.rpartition(".")[0] or "the model" for name in meant})
+            raise ConfigError(
+                f"precision.overrides[{index}]: {rule.match!r} matches only layers that are never called, since the "
+                f"module around them reads their weights; match that one: {shorten(', '.join(around), 120)}"
+            )
+        if (rule.role or rule.dtype not in NAMED_FORMATS) and not meant & multiplying:
             raise ConfigError(
                 f"precision.overrides[{index}]: {rule.match!r} matches no linear layer or convolution; operands and "
                 f"{rule.dtype} exist only in their products"

@@ -15,13 +15,14 @@ from torch import nn
 from mptrain.config.precision import GemmFormatsConfig, PrecisionConfig
 from mptrain.errors import ConfigError
 from mptrain.precision import block_scaled, capability, float8
+from mptrain.precision.calls import UnknownCallsError, calls
 from mptrain.precision.emulated_gemm import coverable, emulate_layer
 from mptrain.precision.emulation import Fp32Accumulation, Tf32Products
 from mptrain.precision.in_force import InForce
 from mptrain.precision.loss_scaler import LossScaler
 from mptrain.precision.modes import Mode, get_mode, with_formats
-from mptrain.precision.plan import Plan, make_plan
-from mptrain.precision.regions import DTYPES, run_in
+from mptrain.precision.plan import Plan, layers_with_products, make_plan
+from mptrain.precision.regions import DTYPES, round_around, run_in
 from mptrain.precision.scale_groups import make_grouped_scaler
 from mptrain.precision.tf32 import set_tf32, tf32_state
 from mptrain.precision.weight_rounding import FORMAT_OF, pure_notices
@@ -34,7 +35,7 @@ class PrecisionPolicy:
     def __init__(self, mode: Mode, config: PrecisionConfig, device: torch.device, reason: str) -> None:
         self.mode, self.config, self.device, self.reason = mode, config, device, reason
         self.emulated = config.backend == "emulated"
-        self.plan = Plan(mode, self.emulated, (), {})
+        self.plan = Plan(mode, self.emulated, (), {}, {})
         self._autocast_dtype = DTYPES[mode.computed] if mode.autocast else None
         self._emulations: list[Fp32Accumulation | Tf32Products] = []
 
@@ -53,14 +54,34 @@ class PrecisionPolicy:
         `inputs` (N, ...) are blank samples, `batch_sizes` those of training's micro-batches. Parameters stay the same
         objects under the same names. Raises ConfigError for overrides that cannot be and for batches that do not fit.
         """
-        self.plan = make_plan(model, self.mode, self.config, emulated=self.emulated, why_not=self._why_not)
+        self.plan = make_plan(
+            model,
+            self.mode,
+            self.config,
+            emulated=self.emulated,
+            why_not=self._why_not,
+            called=self._called(model, inputs),
+        )
         if self.plan.layers and not self.emulated:
             self._convert(model, inputs, batch_sizes)
         _store(model, self.plan)
         for name, inside in self.plan.regions.items():
             run_in(model.get_submodule(name), inside, self.mode.computed)
+        for name, low in self.plan.rounded.items():
+            around = next((f for outer, f in self.plan.regions.items() if name.startswith(f"{outer}.")), None)
+            round_around(model.get_submodule(name), low, around or self.mode.computed)
         if self.emulated:
             self._emulate(model)
+
+    def _called(self, model: nn.Module, inputs: torch.Tensor) -> list[str] | None:
+        """Return the layers that a forward calls, in order, if single layers matter; None where it cannot be told."""
+        if not (self.mode.gemm or self.config.overrides):
+            return None
+        blank = inputs.float() if inputs.is_floating_point() else inputs
+        try:
+            return [name for name, _ in calls(model, layers_with_products(model), blank, len(inputs))]
+        except UnknownCallsError:
+            return None
 
     def _convert(self, model: nn.Module, inputs: torch.Tensor, batch_sizes: Collection[int]) -> None:
         """Let torchao run the layers that the plan gives operand formats."""
@@ -218,7 +239,7 @@ class PrecisionPolicy:
 
 
 def _store(model: nn.Module, plan: Plan) -> None:
-    """Give each module's parameters the format they are stored in; FP64 modules take their buffers along."""
+    """Give each module's parameters the format they are stored in; buffers go along into FP64, and stay out of it."""
     for planned in plan.modules:
         if planned.stored == "fp32":
             continue
@@ -227,9 +248,11 @@ def _store(model: nn.Module, plan: Plan) -> None:
             parameter.data = parameter.data.to(dtype)
     if plan.mode.stored == "fp64":
         model.double()
-    for name, inside in plan.regions.items():
+    for name, inside in (plan.regions | plan.rounded).items():
         if inside == "fp64":
             model.get_submodule(name).double()
+        elif plan.mode.stored == "fp64":
+            model.get_submodule(name).float()
 
 
 def resolve_policy(config: PrecisionConfig, device: torch.device) -> PrecisionPolicy:

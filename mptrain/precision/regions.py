@@ -23,21 +23,49 @@ def run_in(module: nn.Module, inside: str, outside: str) -> None:
     its logits.
     """
     inner: Callable[..., Any] = module.forward
-    dtype = DTYPES[inside]
     low = inside in ("fp16", "bf16")
-    leaving = None if outside in ("fp16", "bf16") and inside != "fp64" else DTYPES.get(outside, torch.float32)
-    if inside == "fp64" and outside in ("fp16", "bf16"):
-        leaving = torch.float32
+    dtype = DTYPES[inside]
+    # Autocast leaves FP64 alone, so what comes from FP64 modules must be FP32 for it.
+    entering = torch.float32 if low and outside == "fp64" else None if low else dtype
+    leaving = _leaving(inside, outside)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         device_type = _device_type(args, kwargs)
         with torch.autocast(device_type, dtype=dtype if low else None, enabled=low, cache_enabled=False):
-            if not low:
-                args, kwargs = tree_map(_to(dtype), (args, kwargs))
+            if entering is not None:
+                args, kwargs = tree_map(_to(entering), (args, kwargs))
             outputs = inner(*args, **kwargs)
         return outputs if leaving is None else tree_map(_to(leaving), outputs)
 
     module.forward = forward
+
+
+def round_around(module: nn.Module, inside: str, outside: str) -> None:
+    """Make `module`, which has no products, take and return FP16 or BF16 (`inside`) among modules in `outside`.
+
+    Autocast would leave it to the format that its inputs happen to have. Between rounding its inputs and its outputs,
+    a norm computes in the FP32 of its weights, as the kernels of 16-bit norms do.
+    """
+    inner: Callable[..., Any] = module.forward
+    dtype = DTYPES[inside]
+    leaving = _leaving(inside, outside)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(_device_type(args, kwargs), enabled=False):
+            args, kwargs = tree_map(_to(dtype), (args, kwargs))
+            if any(parameter.dtype is torch.float32 for parameter in module.parameters()):
+                args, kwargs = tree_map(_to(torch.float32), (args, kwargs))
+            outputs = tree_map(_to(dtype), inner(*args, **kwargs))
+        return outputs if leaving is None else tree_map(_to(leaving), outputs)
+
+    module.forward = forward
+
+
+def _leaving(inside: str, outside: str) -> torch.dtype | None:
+    """Return the format that outputs are brought to; None leaves them."""
+    if outside in ("fp16", "bf16"):
+        return torch.float32 if inside == "fp64" else None
+    return DTYPES.get(outside, torch.float32)
 
 
 def _to(dtype: torch.dtype) -> Callable[[Any], Any]:
