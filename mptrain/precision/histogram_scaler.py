@@ -97,7 +97,7 @@ class HistogramLossScaler(DynamicLossScaler):
         # Where all is zero, all there may be lies below the smallest subnormal.
         highest = torch.log2(self._top / amax.amax().clamp(min=self._smallest)).floor()
         up = torch.minimum(self._lowest_move(grads, amax < self._normal), highest - 1).clamp_(min=0)
-        return torch.exp2(up + highest.clamp(max=0))  # one of the two is zero
+        return torch.exp2(up + highest.clamp(max=0)).float()  # one of the two is zero; FP64 gradients made it FP64
 
     def _lowest_move(self, grads: list[Tensor], low: Tensor) -> Tensor:
         """Return the smallest power of two (0-d exponent) that keeps the share of lost elements within the target.

@@ -6,9 +6,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mptrain.catalog import REGISTRIES
+from mptrain.precision.modes import MODES
 from tests.trainer.runs import merged, trainer
 
 FUSED = [*sorted(entry.name for entry in REGISTRIES["optimizer"] if "fused" in entry.flags), "adagrad"]
+PRECISIONS = [
+    *({"mode": mode, "backend": "emulated"} for mode in MODES),
+    *({"mode": m, "rounding": r} for m in ("fp16-pure", "bf16-pure") for r in ("stochastic", "kahan")),
+    {"mode": "e3m4", "backend": "emulated"},
+]
 
 
 class CountHostReads(TorchDispatchMode):
@@ -102,3 +108,35 @@ def test_no_python_read_in_a_step(mode, optimizer):
     made._step = watched
     made.fit()
     assert notice.seen == set()
+
+
+def _id(precision: dict[str, str]) -> str:
+    return "-".join(value for key, value in precision.items() if key != "backend")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=_id)
+@pytest.mark.parametrize("optimizer", FUSED)
+def test_no_read_in_any_mode(precision, optimizer):
+    scaling = {"kind": "histogram", "histogram_every": 2, "groups": [{"match": "1"}]}
+    changes = everything_on("fp32") | {
+        "precision": precision | {"loss_scale": scaling},
+        "optimizer": {"name": optimizer, "lr": 1e-4, "weight_decay": 1e-4, "decay_norm_and_bias": False},
+        "train": {"max_steps": 8, "clip_norm": 1.0, "clip_value": 0.5, "accumulate": 2},
+        "log": {"every": 5, "numerics_every": 3},
+    }
+    made = trainer(changes)
+    counter, notice = CountHostReads(), NoticeHostReads()
+
+    def watched(inner):
+        def call(*arguments):
+            with counter, notice:
+                return inner(*arguments)
+
+        return call
+
+    parts = made.run.parts
+    made._step = watched(made._step)
+    parts.numerics.record, parts.census.row = watched(parts.numerics.record), watched(parts.census.row)
+    made.fit()
+    assert (made.ledger.counts.applied, made.ledger.counts.skipped) == (8, 0)
+    assert (counter.reads, notice.seen) == (0, set())
