@@ -22,7 +22,7 @@ from mptrain.precision.in_force import InForce
 from mptrain.precision.loss_scaler import LossScaler
 from mptrain.precision.modes import Mode, get_mode, with_formats
 from mptrain.precision.plan import Plan, layers_with_products, make_plan
-from mptrain.precision.regions import DTYPES, round_around, run_in
+from mptrain.precision.regions import DTYPES, round_around, run_in, run_lstm_in_fp16
 from mptrain.precision.scale_groups import make_grouped_scaler
 from mptrain.precision.tf32 import set_tf32, tf32_state
 from mptrain.precision.weight_rounding import FORMAT_OF, pure_notices
@@ -65,6 +65,10 @@ class PrecisionPolicy:
         if self.plan.layers and not self.emulated:
             self._convert(model, inputs, batch_sizes)
         _store(model, self.plan)
+        for planned in self.plan.modules:
+            module = model.get_submodule(planned.name)
+            if isinstance(module, nn.LSTM) and planned.computed == "fp16" and self.device.type == "cpu":
+                run_lstm_in_fp16(module)
         for name, inside in self.plan.regions.items():
             run_in(model.get_submodule(name), inside, self.mode.computed)
         for name, low in self.plan.rounded.items():
@@ -248,7 +252,7 @@ def _store(model: nn.Module, plan: Plan) -> None:
             parameter.data = parameter.data.to(dtype)
     if plan.mode.stored == "fp64":
         model.double()
-    for name, inside in (plan.regions | plan.rounded).items():
+    for name, inside in {**plan.regions, **plan.rounded}.items():
         if inside == "fp64":
             model.get_submodule(name).double()
         elif plan.mode.stored == "fp64":

@@ -61,6 +61,23 @@ def round_around(module: nn.Module, inside: str, outside: str) -> None:
     module.forward = forward
 
 
+def run_lstm_in_fp16(module: nn.Module) -> None:
+    """Make an `nn.LSTM` compute in FP16 on a CPU, step by step: oneDNN's kernel, torch's choice, has no FP16."""
+    inner: Callable[..., Any] = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        # The first state takes the inputs' format. Not torch.backends.mkldnn.flags, which warns of TF32 on every call.
+        args, kwargs = tree_map(_to(torch.float16), (args, kwargs))
+        enabled = torch._C._get_mkldnn_enabled()
+        torch._C._set_mkldnn_enabled(False)
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            torch._C._set_mkldnn_enabled(enabled)
+
+    module.forward = forward
+
+
 def _leaving(inside: str, outside: str) -> torch.dtype | None:
     """Return the format that outputs are brought to; None leaves them."""
     if outside in ("fp16", "bf16"):

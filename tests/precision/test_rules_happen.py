@@ -157,3 +157,22 @@ def test_a_layer_named_after_a_norm_is_a_layer():
     policy = resolve_policy(PrecisionConfig(mode="bf16"), CPU)
     policy.prepare(model, torch.zeros(2, 8), {2})
     assert policy.plan.modules[0].computed == "bf16"
+
+
+@pytest.mark.parametrize("backend", ["native", "emulated"])
+@pytest.mark.parametrize("mode", ["fp16", "fp16-pure"])
+def test_an_lstm_computes_in_fp16_on_a_cpu(mode, backend):
+    policy = resolve_policy(PrecisionConfig(mode=mode, backend=backend), CPU)
+    model = nn.LSTM(8, 16, batch_first=True)
+    reference = nn.LSTM(8, 16, batch_first=True)
+    reference.load_state_dict(model.state_dict())
+    inputs = torch.randn(2, 5, 8)
+    policy.prepare(model, inputs, {2})
+    with policy.arithmetic():
+        with policy.autocast():
+            outputs = model(inputs)[0]
+        outputs.float().sum().backward()
+    assert outputs.dtype == torch.float16
+    assert torch.allclose(outputs.float(), reference(inputs)[0], atol=5e-3)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert torch._C._get_mkldnn_enabled()
