@@ -47,7 +47,7 @@ KEYS: Mapping[str, tuple[str, str]] = {
     "amp": ("timm", "precision: fp16 or bf16"),
     "dtype_policy": ("Keras", "precision: fp16 or bf16"),
 }
-"""Another trainer's key, at the top of a config or under `train` -> (whose it is, what to write here)."""
+"""Another trainer's key, at the top of a config, under `train` or `precision` -> (whose it is, what to write here)."""
 
 
 def renamed_mode(value: object) -> str | None:

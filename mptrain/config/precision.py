@@ -46,7 +46,8 @@ def _mode_name(value: Any) -> Any:
         raise ValueError(answer)
     if not isinstance(value, str) or value in PRECISION_MODES or FREE_FORMAT.fullmatch(value):
         return value
-    near = nearest(value, PRECISION_MODES)
+    lowered = value.lower()
+    near = lowered if lowered in PRECISION_MODES else nearest(lowered, PRECISION_MODES)
     hint = f" (did you mean {near!r}?)" if near else ""
     raise ValueError(f"{shorten(repr(value))} is not one of {', '.join(PRECISION_MODES)}, or a format eXmY{hint}")
 

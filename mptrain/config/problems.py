@@ -204,7 +204,7 @@ def _unknown_key(path: Path, known: Sections) -> str:
     """Say where a key belongs: a near one of the same section, else the section that has it."""
     key, section = str(path[-1]), tuple(part for part in path[:-1] if isinstance(part, str))
     keys = list(known[section].model_fields) if section in known else []
-    if section in ((), ("train",)) and (answer := renamed_key(key)):
+    if section in ((), ("train",), ("precision",)) and (answer := renamed_key(key)):
         return answer
     near = nearest(key, keys, cutoff=0.7)
     owners = [dotted((*owner, key)) for owner, cls in known.items() if owner != section and key in cls.model_fields]

@@ -30,9 +30,11 @@ def test_other_trainers_names_are_answered_with_ours(name):
         assert f"precision: {mode}" in text
 
 
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("section", ["", "train"])
-def test_other_trainers_keys_are_answered_with_ours(key, section):
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [(s, key) for s in ("", "train", "precision") for key in KEYS if (s, key) != ("precision", "fp8")],
+)
+def test_other_trainers_keys_are_answered_with_ours(section, key):
     owner, instead = KEYS[key]
     with pytest.raises(ConfigError) as caught:
         config({section: {key: True}} if section else {key: True})
@@ -48,6 +50,11 @@ def test_modes_are_names_or_free_formats(mode):
 @pytest.mark.parametrize("mode", ["e9m1", "e0m3", "e4m24", "e1m0", "E4M3", "m3e4", "fp61", "e4m3 "])
 def test_other_texts_are_no_modes(mode):
     assert "is not one of" in _error(mode=mode)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("FP16", "fp16"), ("BF16-Pure", "bf16-pure"), ("fp166", "fp16")])
+def test_a_mode_in_capitals_or_nearly_right_is_recognised(typed, meant):
+    assert f"did you mean '{meant}'?" in _error(mode=typed)
 
 
 def test_overrides_take_formats_and_operand_modes_only():
