@@ -133,6 +133,31 @@ def _too_small(inputs: int, outputs: int, formats: GemmFormats | None) -> str | 
     return f"too small to pay (in {inputs}, out {outputs}; on an H100 FP8 loses where {rule})" if small else None
 
 
+def payoff_notices(model: nn.Module, converted: Collection[str], mode: Mode, *, compiled: bool) -> list[str]:
+    """Return why `mode` will hardly be faster than BF16 on `model`, of which the layers `converted` are to run in it.
+
+    Most weights must be multiplied in it, since all else runs as before; and quantising an operand is a handful of
+    small operations, which only a compiler fuses (torchao's float8 README asks for torch.compile).
+    """
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)}
+    attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    weights = sum(m.weight.numel() for m in layers.values())
+    weights += sum(p.numel() for m in attentions for name, p in m.named_parameters(recurse=False) if "weight" in name)
+    share = sum(layers[name].weight.numel() for name in converted) / weights
+    found = []
+    if share < 0.5:
+        found.append(
+            f"{mode.name} will hardly be faster than bf16 on this model: it reaches {len(converted)} of {len(layers)} "
+            f"layers, {share:.0%} of the weights that are multiplied; `mptrain plan` says why not the others"
+        )
+    if not compiled:
+        found.append(
+            f"{mode.name} without train.compile is usually slower than bf16: each operand is quantised in several "
+            "small kernels, which the compiler fuses"
+        )
+    return found
+
+
 def convert(model: nn.Module, names: Collection[str], recipe: str, *, emulate: bool = False) -> None:
     """Convert the linear layers `names` of `model` to torchao's FP8 `recipe`, in place; parameters stay as they are.
 

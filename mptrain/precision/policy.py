@@ -172,7 +172,7 @@ class PrecisionPolicy:
         kind: StoreKind = "master" if self.mode.master else "pure" if self.mode.pure else "fp32"
         return make_weight_store(kind, self.config.rounding, low, accumulate=accumulate, seed=seed)
 
-    def notices(self, model: nn.Module, optimizer_settings: Mapping[str, object]) -> list[str]:
+    def notices(self, model: nn.Module, optimizer_settings: Mapping[str, object], *, compiled: bool) -> list[str]:
         """Return what the user should know before the first step; settings are those of an optimizer's group."""
         found: list[str] = []
         support = capability.support(self.mode.name, self.device)
@@ -185,6 +185,8 @@ class PrecisionPolicy:
             found.append(
                 f"{self.mode.name} converts no layer of this model (see `mptrain plan`): it is {self.mode.computed}"
             )
+        elif self.mode.gemm and not self.emulated:
+            found += float8.payoff_notices(model, list(self.plan.layers), self.mode, compiled=compiled)
         return found
 
     def _fp16_notices(self, model: nn.Module) -> list[str]:

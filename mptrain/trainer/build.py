@@ -33,6 +33,7 @@ from mptrain.precision.overflow_census import make_census
 from mptrain.precision.plan import make_plan
 from mptrain.precision.policy import PrecisionPolicy, resolve_policy
 from mptrain.precision.scale_groups import find_groups
+from mptrain.precision.weights import WeightStore
 from mptrain.startup import resume_collection
 from mptrain.trainer.buffers import BufferGuard
 from mptrain.trainer.faults import make_faults
@@ -159,16 +160,17 @@ def _in_precision(
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     _probe(model, spec, policy, config)
-    parts = _step_parts(config, model, task, policy, rates, device)
+    store = policy.make_weight_store(model, accumulate=config.train.accumulate, seed=config.seed)
     if policy.mode.master or policy.mode.pure:
-        # Masters, and what Kahan rounding carries, begin at the FP32 weights and not at rounded ones.
-        parts.weights.load_model_state(model, initial)
+        # Masters, their average, and what Kahan rounding carries begin at the FP32 weights and not at rounded ones.
+        store.load_model_state(model, initial)
+    parts = _step_parts(config, model, task, policy, store, rates, device)
     return {
         "parts": parts,
         "in_force": policy.in_force(precision.mode),
         "phase_end": phase_end,
         "memory": planned_bytes(config, model, policy),
-        "notices": tuple(policy.notices(model, parts.optimizer.param_groups[0])),
+        "notices": tuple(policy.notices(model, parts.optimizer.param_groups[0], compiled=config.train.compile)),
     }
 
 
@@ -297,13 +299,18 @@ def _rates(config: RunConfig, total_steps: int) -> list[float]:
 
 
 def _step_parts(
-    config: RunConfig, model: nn.Module, task: Task, policy: PrecisionPolicy, rates: list[float], device: torch.device
+    config: RunConfig,
+    model: nn.Module,
+    task: Task,
+    policy: PrecisionPolicy,
+    store: WeightStore,
+    rates: list[float],
+    device: torch.device,
 ) -> StepParts:
     applied = AppliedSteps(rates, device, skips_count=config.precision.loss_scale.on_skip == "count")
     groups = decay_groups(
         model, config.optimizer.weight_decay, decay_norm_and_bias=config.optimizer.decay_norm_and_bias
     )
-    store = policy.make_weight_store(model, accumulate=config.train.accumulate, seed=config.seed)
     for group in groups:
         group["params"] = [store.optimized(p) for p in group["params"]]
     kinds = {get_mode(phase.mode).loss_scale for phase in config.precision.phases if phase.mode != "auto"}
