@@ -12,8 +12,9 @@ import torch
 
 from mptrain import __version__
 from mptrain.precision.capability import resolve_auto, support
+from mptrain.precision.modes import MODES
 
-_PACKAGES = ("torchvision", "numpy", "pydantic", "typer", "rich", "safetensors")
+_PACKAGES = ("torchvision", "numpy", "pydantic", "typer", "rich", "safetensors", "torchao")
 
 
 def versions() -> dict[str, str | None]:
@@ -60,9 +61,7 @@ def _describe(device: torch.device) -> dict[str, Any]:
         report["memory_bytes"] = properties.total_memory
     report["auto"] = {"mode": mode, "reason": reason}
     report["precisions"] = {
-        m: {"support": s.level, "reason": s.reason}
-        for m in ("fp64", "fp32", "tf32", "fp16", "bf16")
-        for s in (support(m, device),)
+        mode: {"support": found.level, "reason": found.reason} for mode in MODES for found in (support(mode, device),)
     }
     return report
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from mptrain.cli.app import run as mptrain
+from mptrain.precision.modes import MODES
 from tests.cli.small_run import result_of, strict
 
 
@@ -164,7 +165,10 @@ def test_env_names_devices_precisions_and_versions(capsys):
     assert torch.__version__ in out
     assert mptrain(["env", "--json"]) == 0
     report = strict(capsys.readouterr().out)
-    assert report["devices"][0]["precisions"]["fp32"]["support"] == "native"
+    precisions = report["devices"][0]["precisions"]
+    assert precisions["fp32"]["support"] == "native"
+    assert list(precisions) == list(MODES)
+    assert all(found["support"] in ("native", "slow", "no") and found["reason"] for found in precisions.values())
 
 
 BAD_CONFIGS = {
