@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mptrain.cli.config_commands import Overrides
+from mptrain.telemetry.human import size
 
-_MIB = 2**20
+_NARROWEST = 14
+_REASON = 24
+"""Columns that reasons get at least, where names can be cut."""
 
 
 def plan(
@@ -29,9 +35,10 @@ def plan(
     if json_output:
         print(json.dumps(reports[0] if len(reports) == 1 else {"phases": reports}, indent=2))
         return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for index, report in enumerate(reports):
         print(f"\n{_heading(report)}" if index else _heading(report))
-        print(_table(report["modules"]))
+        print(_table(report["modules"], width))
         print(_memory(report["memory"]))
         for notice in report["notices"]:
             print(f"note: {notice}")
@@ -42,40 +49,61 @@ def _heading(report: dict[str, Any]) -> str:
     return f"{report['line']}; gradients reduced in {report['reduce_dtype']}{until}"
 
 
-def _table(modules: list[dict[str, Any]]) -> str:
-    """Return one aligned line per module."""
+def _table(modules: list[dict[str, Any]], width: int | None) -> str:
+    """Return one aligned line per module; a terminal of `width` columns that is too narrow gets fewer columns.
+
+    Then types and sizes are left out, names keep their ends, and reasons are wrapped.
+    """
     head = ("module", "type", "parameters", "stored", "computed", "gradient", "reason")
-    rows = [head, *(_row(module) for module in modules)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
+    lines = _aligned([head, *(_row(module) for module in modules)], right=2)
+    if width is None or max(map(len, lines)) <= width:
+        return "\n".join(lines)
+    rows = [(row[0], *row[3:]) for row in (head, *(_row(module) for module in modules))]
+    formats = sum(max(len(row[column]) for row in rows) + 2 for column in (1, 2, 3))
+    longest = max(_NARROWEST, width - formats - 2 - _REASON)
+    rows = [(_end_of(row[0], longest), *row[1:]) for row in rows]
+    used = max(len(row[0]) for row in rows) + 2 + formats
+    wrapped = []
+    for row in rows:
+        first, *rest = textwrap.wrap(row[-1], max(_NARROWEST, width - used))
+        wrapped += [(*row[:-1], first), *(("", "", "", "", line) for line in rest)]
+    return "\n".join([*_aligned(wrapped), "(types and sizes: a wider terminal, a pipe, or --json)"])
+
+
+def _aligned(rows: list[tuple[str, ...]], right: int | None = None) -> list[str]:
+    """Return rows as lines with columns of equal width, the one at `right` flush right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(w) if c == 2 else cell.ljust(w) for c, (cell, w) in enumerate(zip(row, widths, strict=False))
+            cell.rjust(w) if column == right else cell.ljust(w)
+            for column, (cell, w) in enumerate(zip(row[:-1], widths, strict=True))
         ]
         lines.append("  ".join([*cells, row[-1]]).rstrip())
-    return "\n".join(lines)
+    return lines
+
+
+def _end_of(name: str, longest: int) -> str:
+    return name if len(name) <= longest else f"...{name[3 - longest :]}"
 
 
 def _row(module: dict[str, Any]) -> tuple[str, ...]:
-    formats = module["formats"]
-    computed = module["computed"]
+    reason, formats = module["reason"], module["formats"]
     if formats:
         backward = dict.fromkeys((formats["grad_output_for_input"], formats["grad_output_for_weight"]))
         operands = dict.fromkeys((formats["input"], formats["weight"]))
-        computed += f" ({'/'.join(operands)}, gradients {'/'.join(backward)})"
+        reason += f": {'/'.join(operands)}, gradients {'/'.join(backward)}"
     return (
         module["name"] or "(model)",
         module["type"],
         f"{module['parameters']:,}",
         module["stored"],
-        computed,
+        module["computed"],
         module["gradient"],
-        module["reason"],
+        reason,
     )
 
 
 def _memory(memory: dict[str, int]) -> str:
-    parts = [f"{name.replace('_', ' ')} {size / _MIB:.1f}" for name, size in memory.items() if size and name != "total"]
-    return (
-        f"memory held between steps, MiB: {', '.join(parts)}; total {memory['total'] / _MIB:.1f} (without activations)"
-    )
+    parts = [f"{name.replace('_', ' ')} {size(held)}" for name, held in memory.items() if held and name != "total"]
+    return f"memory held between steps: {', '.join(parts)}; total {size(memory['total'])} (without activations)"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import mptrain.catalog  # noqa: F401  (what it registers is not a plugin's)
 from mptrain.registry import DATASETS, MODELS, SCHEDULES, TASKS
 from tests.cli.small_run import CONFIG
 
