@@ -243,6 +243,7 @@ def _training_result(trainer: Trainer) -> dict[str, Any]:
         "skipped_steps": counts.skipped,
         "last_skipped_step": counts.last_skipped,
         "final_loss_scale": trainer.final_loss_scale(),
+        "final_group_scales": run.parts.scaler.current_group_scales(),
         "loss_scale_history": trainer.ledger.scale_history(),
         "train_loss": trainer.train_loss,
         "metrics": dict(trainer.metrics),

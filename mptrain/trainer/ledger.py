@@ -133,13 +133,14 @@ class Ledger:
 
     def _give_up_if_hopeless(self) -> None:
         counts, config = self.counts, self._config
-        scale = f"loss scale {self.last.loss_scale:g}" if self._min_scale is not None else "no loss scaling"
+        scale = f"loss scale {self.last.loss_scale:g}" if self._scales(self.last) else "no loss scaling"
         at = f"attempted step {counts.attempted} ({counts.applied} applied, {scale})"
         if counts.consecutive_nonfinite_losses >= config.max_nonfinite_losses:
+            wider = f", or use precision={self._bf16}, whose range is FP32's" if self._bf16 else ""
             raise DivergedError(
                 f"the loss was not finite {counts.consecutive_nonfinite_losses} times in a row, up to {at}; weights "
                 "are those of the last good step. No loss scale cures this: look at the data, lower optimizer.lr, or "
-                "set train.clip_norm"
+                f"set train.clip_norm{wider}"
             )
         if counts.consecutive_at_floor >= _FLOOR_PATIENCE:
             raise DivergedError(
@@ -166,13 +167,23 @@ class Ledger:
     def _remedy(self) -> str:
         """Return what to try where gradients overflow again and again, in the precision in force."""
         common = "lower optimizer.lr or set train.clip_norm"
-        if self._mode.startswith("fp16"):
-            bf16 = self._mode.replace("fp16", "bf16")
-            lower = f", lower precision.loss_scale.min_scale (now {self._min_scale:g})" if self._min_scale else ""
-            return f"use precision={bf16}, whose range is FP32's{lower}, or {common}"
+        lower = f", lower precision.loss_scale.min_scale (now {self._min_scale:g})" if self._min_scale else ""
+        if self._min_scale is None and self._scales(self.last):
+            lower = ", set precision.loss_scale=dynamic"
+        if self._bf16:
+            return f"use precision={self._bf16}, whose range is FP32's{lower}, or {common}"
         if self._min_scale is not None:
             return f"{common}, or try precision.loss_scale=none: {self._mode} has a range that needs no scaling"
-        return common
+        return f"{lower[2:]}, {common}" if lower else common
+
+    @property
+    def _bf16(self) -> str | None:
+        """The same mode in BF16, where the one in force is an FP16 mode."""
+        return self._mode.replace("fp16", "bf16") if self._mode.startswith("fp16") else None
+
+    def _scales(self, outcome: Outcome) -> bool:
+        """Return whether the loss is scaled, by a scale that moves or by a constant one."""
+        return self._min_scale is not None or outcome.loss_scale != 1
 
     def _skip(self, outcome: Outcome, nonfinite_loss: bool, culprits: Culprits) -> Event:
         counts, names, where = self.counts, culprits.names, ""
@@ -184,7 +195,7 @@ class Ledger:
                 where = f" (first in {names[0]}, {len(names)} of {culprits.of} parameters)"
             elif culprits.of:
                 where = " (each one is, their norm is not)"
-        scaled = f" at loss scale {outcome.loss_scale:g}" if self._min_scale is not None else ""
+        scaled = f" at loss scale {outcome.loss_scale:g}" if self._scales(outcome) else ""
         retrying = "; retrying" if self.retry_is_due else ""
         return Event(
             kind=kind,

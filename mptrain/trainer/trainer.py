@@ -27,6 +27,7 @@ from mptrain.telemetry.attempt_log import Completed, make_attempt_log
 from mptrain.telemetry.records import Evaluation, Event, Progress, Reporter
 from mptrain.trainer.best import Best
 from mptrain.trainer.build import Run, enter_phase
+from mptrain.trainer.divergence import explained, require_finite_weights
 from mptrain.trainer.evaluate import evaluate
 from mptrain.trainer.ledger import Ledger
 from mptrain.trainer.memory import reset_peak_memory
@@ -85,14 +86,20 @@ class Trainer:
         self._began = time.perf_counter()
         with StopRequest() as self._stop:
             self.pace.restart()
-            while not self._is_finished():
-                self._epoch()
-            self._settle()
-            self._close_log_window()
+            try:
+                self._train()
+            except DivergedError as error:
+                raise explained(error, self.run, self.ledger.counts.applied) from None
             if self._evaluated_at != self.ledger.steps_done:
                 self._evaluate()
             self._save()
         self.summary = self._summarize()
+
+    def _train(self) -> None:
+        while not self._is_finished():
+            self._epoch()
+        self._settle()
+        self._close_log_window()
 
     def _begin_precision(self) -> None:
         run = self.run
@@ -321,11 +328,7 @@ class Trainer:
         """Wait for the device and stop the clock; weights that are not finite are neither evaluated nor saved."""
         self._settle()
         self.pace.mark(time.perf_counter())
-        if not torch.stack([p.detach().isfinite().all() for p in self.run.parts.model.parameters()]).all():
-            raise DivergedError(
-                f"weights are not finite after {self.ledger.counts.applied} applied steps: the gradients were, the "
-                "update overflowed; lower optimizer.lr. The last checkpoint stands"
-            )
+        require_finite_weights(self.run, self.ledger.counts.applied)
 
     def _preempt(self, signal_name: str) -> None:
         self._settle()

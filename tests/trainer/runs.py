@@ -11,6 +11,7 @@ from torch import nn
 from mptrain.catalog import config_from_mapping
 from mptrain.checkpoint import CheckpointStore
 from mptrain.config.schema import ModelConfig, RunConfig
+from mptrain.precision.modes import MODES
 from mptrain.registry import MODELS
 from mptrain.trainer.build import Run, build_run
 from mptrain.trainer.trainer import Trainer
@@ -34,6 +35,16 @@ BASE: dict[str, Any] = {
     "precision": {"mode": "fp32"},
     "log": {"every": 5},
 }
+PRECISIONS: list[dict[str, Any]] = [
+    *({"mode": mode, "backend": "emulated"} for mode in MODES),
+    *({"mode": m, "rounding": r} for m in ("fp16-pure", "bf16-pure") for r in ("stochastic", "kahan")),
+    {"mode": "e3m4", "backend": "emulated"},
+]
+"""Every mode, and every rounding of weights stored low."""
+
+
+def precision_id(precision: Mapping[str, Any]) -> str:
+    return "-".join(str(value) for key, value in precision.items() if key != "backend")
 
 
 class Recorder:

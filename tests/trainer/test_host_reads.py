@@ -6,15 +6,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mptrain.catalog import REGISTRIES
-from mptrain.precision.modes import MODES
-from tests.trainer.runs import merged, trainer
+from tests.trainer.runs import PRECISIONS, merged, precision_id, trainer
 
 FUSED = [*sorted(entry.name for entry in REGISTRIES["optimizer"] if "fused" in entry.flags), "adagrad"]
-PRECISIONS = [
-    *({"mode": mode, "backend": "emulated"} for mode in MODES),
-    *({"mode": m, "rounding": r} for m in ("fp16-pure", "bf16-pure") for r in ("stochastic", "kahan")),
-    {"mode": "e3m4", "backend": "emulated"},
-]
 
 
 class CountHostReads(TorchDispatchMode):
@@ -110,11 +104,7 @@ def test_no_python_read_in_a_step(mode, optimizer):
     assert notice.seen == set()
 
 
-def _id(precision: dict[str, str]) -> str:
-    return "-".join(value for key, value in precision.items() if key != "backend")
-
-
-@pytest.mark.parametrize("precision", PRECISIONS, ids=_id)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=precision_id)
 @pytest.mark.parametrize("optimizer", FUSED)
 def test_no_read_in_any_mode(precision, optimizer):
     scaling = {"kind": "histogram", "histogram_every": 2, "groups": [{"match": "1"}]}

@@ -13,7 +13,7 @@ from mptrain.trainer.buffers import BufferGuard
 from mptrain.trainer.faults import PlantedFaults
 from mptrain.trainer.ledger import Ledger
 from mptrain.trainer.trainer import Trainer
-from tests.trainer.runs import Recorder, build, fitted, same, trainer, weights
+from tests.trainer.runs import PRECISIONS, Recorder, build, fitted, precision_id, same, trainer, weights
 
 
 def plant(*faults):
@@ -28,6 +28,8 @@ def everything(made):
         state |= {f"optimizer.{index}.{k}": v for k, v in entries.items()}
     if parts.average:
         state |= {f"ema.{k}": v for k, v in parts.average.state_dict().items()}
+    state |= {f"best.{k}": v for k, v in parts.weights.model_state(parts.model).items()}
+    state |= {f"left.{k}": v for k, v in parts.weights.state_dict().get("compensation", {}).items()}
     state |= {"applied": parts.applied.count, "lr": parts.applied.lr}
     return {k: v.detach().clone() for k, v in state.items()}
 
@@ -75,6 +77,25 @@ def test_a_skipped_step_changes_nothing(fault, mode, optimizer, at):
     assert int(made.run.parts.applied.count) == 20
     assert all(value.isfinite().all() for value in weights(made.run))
     assert math.isfinite(made.metrics["loss"])
+
+
+@pytest.mark.parametrize("fault", ["inf_grad", "nan_loss", "nan_input"])
+@pytest.mark.parametrize("precision", PRECISIONS, ids=precision_id)
+def test_a_skipped_step_changes_nothing_in_any_mode(precision, fault):
+    changes = {
+        "model": {"norm": "batch", "dropout": 0.1},
+        "train": {"max_steps": 5, "accumulate": 2},
+        "ema": 0.9,
+        "precision": precision,
+        **plant((fault, 4)),
+    }
+    made = trainer(changes)
+    fit_and_check_unchanged_by(made, 4)
+    assert (made.ledger.counts.applied, made.ledger.counts.skipped) == (5, 1)
+    told = [event for event in made.reporter.events if event.kind in ("overflow", "nonfinite_loss")]
+    assert [(event.attempted_step, event.data["first"]) for event in told] == [
+        (4, "1.weight" if fault == "inf_grad" else told[0].data["first"])
+    ]
 
 
 def test_a_skipped_first_step_leaves_sgd_as_if_it_had_not_been():
@@ -135,8 +156,7 @@ def test_overflow_at_the_floor_ends_the_run():
     assert made.final_loss_scale() == 2.0
 
 
-def overflow_on(ledger, backoff, floor):
-    scale = 2.0**16
+def overflow_on(ledger, scale, backoff, floor):
     for _ in range(31):
         list(ledger.add(Outcome(1.0, math.nan, scale, 1.0)))
         scale = max(scale * backoff, floor)
@@ -154,7 +174,7 @@ def test_what_to_try_fits_the_precision(mode, min_scale, remedy):
     ledger = Ledger(build({"train": {"max_consecutive_skips": 30}}).config.train, "drop")
     ledger.enter_precision(mode, min_scale)
     with pytest.raises(DivergedError, match=remedy) as caught:
-        overflow_on(ledger, 0.5 if min_scale else 1.0, min_scale or 1.0)
+        overflow_on(ledger, *((2.0**16, 0.5, min_scale) if min_scale else (1.0, 1.0, 1.0)))
     told = "loss scale 65536 -> 32768 at step 2 -> 16384 at step 3 -> ... -> 4 at step 15 -> 2 at"
     assert (told in str(caught.value)) == (min_scale is not None)
     assert ("attempted step 19" if min_scale else "attempted step 30") in str(caught.value)
@@ -180,6 +200,40 @@ def test_skips_without_end_end_the_run():
         **plant(*(("inf_grad", a) for a in range(3, 40))),
     }
     with pytest.raises(DivergedError, match=r"6 steps in a row .*attempted step 8 .*no loss scaling"):
+        trainer(changes).fit()
+
+
+def test_a_constant_scale_that_is_too_high_is_named_with_its_remedy():
+    changes = {
+        "precision": {"mode": "fp16", "loss_scale": {"kind": "static", "init_scale": 1024.0}},
+        "train": {"max_consecutive_skips": 6},
+        **plant(*(("inf_grad", a) for a in range(3, 40))),
+    }
+    made = trainer(changes)
+    with pytest.raises(DivergedError, match=r"loss scale 1024\).* set precision\.loss_scale=dynamic"):
+        made.fit()
+    assert "skipped, gradients are not finite at loss scale 1024" in made.reporter.events[1].message
+
+
+def test_the_scales_of_groups_are_in_the_message():
+    scaling = {"kind": "dynamic", "min_scale": 1024.0, "groups": [{"match": "1"}]}
+    changes = {
+        "precision": {"mode": "fp16", "loss_scale": scaling},
+        "train": {"max_consecutive_skips": 9},
+        **plant(*(("inf_grad", a) for a in range(3, 40))),
+    }
+    with pytest.raises(
+        DivergedError, match=r"loss scale 65536\).*; scales of precision\.loss_scale\.groups: '1' 1024$"
+    ):
+        trainer(changes).fit()
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [("fp16-pure", "or use a BF16 mode"), ("fp16-master", "or use a BF16 mode")]
+)
+def test_weights_beyond_fp16_are_named_as_the_reason_and_not_the_loss(mode, words):
+    changes = {"optimizer": {"name": "sgd", "lr": 1e7}, "precision": {"mode": mode}}
+    with pytest.raises(DivergedError, match=rf"weights are not finite after \d+ applied steps: .*{words}.* stands$"):
         trainer(changes).fit()
 
 
