@@ -63,6 +63,27 @@ def restore_optimizer(optimizer: SkippingOptimizer, state: dict[str, Any]) -> No
     optimizer.load_state_dict(state)
     for group, configured in zip(optimizer.param_groups, settings, strict=True):
         group.update(configured)
+    _restore_scalars(optimizer, state)
+
+
+def _restore_scalars(optimizer: SkippingOptimizer, state: dict[str, Any]) -> None:
+    """Give counters and products the format they were saved in: torch casts all but `step` to the parameter's."""
+    ids = [i for group in state["param_groups"] for i in group["params"]]
+    saved = {p: state["state"].get(i, {}) for i, p in zip(ids, _params(optimizer), strict=True)}
+    # Beside a 0-d parameter everything is 0-d; what is a scalar shows beside the others.
+    scalars = {key for p, entries in saved.items() if p.dim() for key, value in entries.items() if _is_scalar(value)}
+    for param, entries in saved.items():
+        own = optimizer.state.get(param, {})
+        for key in scalars & entries.keys():
+            own[key] = entries[key].to(own[key].device)
+
+
+def _params(optimizer: SkippingOptimizer) -> list[nn.Parameter]:
+    return [param for group in optimizer.param_groups for param in group["params"]]
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.dim()
 
 
 def _zero_momentum(optimizer: torch.optim.Optimizer) -> None:

@@ -85,7 +85,7 @@ class HistogramLossScaler(DynamicLossScaler):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved state of the same kind."""
         super().load_state_dict(state)
-        self._ceiling.copy_(state["ceiling"])
+        self._ceiling.copy_(state["ceiling"]).clamp_(max=self.config.max_scale)
         self._attempts = state["attempts"]
 
     def _look(self) -> Tensor | None:

@@ -249,10 +249,10 @@ class DynamicLossScaler(LossScaler):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state of the same kind."""
-        self._scale.copy_(state["scale"])
+        """Take over a saved state of the same kind, within the bounds now configured."""
+        self._scale.copy_(state["scale"]).clamp_(self.config.min_scale, self.config.max_scale)
         self._growth_tracker.copy_(state["growth_tracker"])
-        self._hysteresis_left.copy_(state["hysteresis_left"])
+        self._hysteresis_left.copy_(state["hysteresis_left"]).clamp_(max=self.config.hysteresis)
 
     def take_over(self, state: dict[str, Any]) -> str | None:
         """See LossScaler; from another kind of moving scale only the scale is taken."""
@@ -262,8 +262,7 @@ class DynamicLossScaler(LossScaler):
         if moving["kind"] == self.kind:
             self.load_state_dict(moving)
         else:
-            self._scale.copy_(moving["scale"])
-        self._scale.clamp_(self.config.min_scale, self.config.max_scale)
+            self._scale.copy_(moving["scale"]).clamp_(self.config.min_scale, self.config.max_scale)
         return f"loss scale {float(self._scale):g} {'goes on' if moving is state else 'is taken up again'}"
 
     def _spend_hysteresis(self, overflow: Tensor, hold: Tensor) -> Tensor:

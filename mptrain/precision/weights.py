@@ -240,9 +240,8 @@ class PureWeights(_LowWeights):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See WeightStore."""
-        for name, saved in state.get("compensation", {}).items():
-            if name in self._compensation:
-                self._compensation[name].copy_(saved)
+        for name, saved in _kept(self._compensation, state).items():
+            self._compensation[name].copy_(saved)
         noise = state.get("generator")
         if self._generator and noise and noise["device"] == self._generator.device.type:
             self._generator.set_state(noise["state"].cpu())
@@ -264,6 +263,30 @@ def make_weight_store(
     if kind == "master":
         return MasterWeights(params, accumulate=accumulate)
     return PureWeights(params, rounding=rounding, seed=seed)
+
+
+def in_full(
+    store: WeightStore, model: nn.Module, saved: Mapping[str, Tensor], weights: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Return the `saved` state of `model` with Kahan's compensation added to the weights where `store` cannot keep it.
+
+    `weights` is the state of the store that it was saved with.
+    """
+    kept = _kept(store.state_dict().get("compensation", {}), weights)
+    owed = {name: left for name, left in weights.get("compensation", {}).items() if name not in kept}
+    first: dict[nn.Parameter, str] = {}
+    full = dict(saved)
+    for name, param in model.named_parameters(remove_duplicate=False):
+        left = owed.get(first.setdefault(param, name))  # a tied weight has one compensation and several names
+        if left is not None:
+            full[name] = saved[name].double() + left.double()
+    return full
+
+
+def _kept(own: Mapping[str, Tensor], state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the saved compensation that goes on as it is: that of weights in the same format."""
+    saved: Mapping[str, Tensor] = state.get("compensation", {})
+    return {name: left for name, left in saved.items() if name in own and own[name].dtype == left.dtype}
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mptrain.optim.build import restore_optimizer
 from mptrain.precision.loss_scaler import LossScaler
+from mptrain.precision.weights import in_full
 from mptrain.trainer.build import Run
 
 
@@ -30,8 +31,9 @@ def parts_state(run: Run) -> dict[str, Any]:
 def restore_parts(run: Run, state: dict[str, Any], steps_done: int) -> str | None:
     """Put `state` back; return in words what became of the loss scale where precision or scaling changed."""
     parts = run.parts
-    parts.weights.load_model_state(parts.model, state["model"])
-    parts.weights.load_state_dict(state.get("weights", {}))
+    stored = state.get("weights", {})
+    parts.weights.load_model_state(parts.model, in_full(parts.weights, parts.model, state["model"], stored))
+    parts.weights.load_state_dict(stored)
     restore_optimizer(parts.optimizer, state["optimizer"])
     if parts.average:
         parts.average.load_state_dict(state["ema"])

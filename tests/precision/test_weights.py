@@ -72,9 +72,8 @@ def test_a_skip_leaves_a_compensation_of_half_a_spacing_alone():
     odd = 1 + 2**-7  # half of BF16's spacing above it, nearest even is 1 + 2**-6
     with torch.no_grad():
         made.model.unused.fill_(odd)
-    made.store.load_state_dict(
-        {"compensation": {"unused": torch.full((5,), 2.0**-8), "head.bias": torch.full((4,), -0.0)}}
-    )
+    left = {"unused": torch.full((5,), 2.0**-8), "head.bias": torch.full((4,), -0.0)}
+    made.store.load_state_dict({"compensation": {name: value.bfloat16() for name, value in left.items()}})
     before = made.numbers()
     made.step(0, spoil=True)
     assert same_bits(before, made.numbers()) == []

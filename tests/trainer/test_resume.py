@@ -8,7 +8,19 @@ from mptrain.catalog import config_from_mapping, to_yaml
 from mptrain.checkpoint import CheckpointStore
 from mptrain.errors import ConfigError, Preempted
 from mptrain.trainer.resume import changes_on_resume
-from tests.trainer.runs import BASE, Recorder, build, fitted, merged, same, trainer, weights
+from mptrain.trainer.state import parts_state
+from tests.trainer.runs import (
+    BASE,
+    PRECISIONS,
+    Recorder,
+    build,
+    fitted,
+    merged,
+    precision_id,
+    same,
+    trainer,
+    weights,
+)
 
 VARIED = {
     "model": {"norm": "batch", "dropout": 0.2},
@@ -49,6 +61,34 @@ def test_equals_the_uninterrupted_run(mode, optimizer, at, tmp_path):
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(theirs[index][key])), (index, key)
     average, other = (t.run.parts.average.state_dict() for t in (whole, resumed))
     assert all(torch.equal(average[name], other[name]) for name in average)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=precision_id)
+@pytest.mark.parametrize("optimizer", ["sgd", "nadam"])
+def test_equals_the_uninterrupted_run_in_every_mode(precision, optimizer, tmp_path):
+    changes = merged(
+        VARIED,
+        {
+            "optimizer": {"name": optimizer, "lr": 1e-3},
+            "precision": precision | {"loss_scale": {"growth_interval": 3}},
+            "train": {"max_steps": 12, "accumulate": 2, "clip_norm": 1.0},
+            "debug": {"plant": [{"what": "inf_grad", "at": 3}, {"what": "inf_grad", "at": 9}]},
+        },
+    )
+    whole, resumed = fitted(changes), cut_and_resumed(changes, 8, tmp_path)
+    first, second = flat(parts_state(whole.run)), flat(parts_state(resumed.run))
+    assert first.keys() == second.keys()
+    assert [key for key, value in first.items() if not torch.equal(value, second[key])] == []
+    assert whole.ledger.counts == resumed.ledger.counts
+    assert whole.metrics == resumed.metrics
+
+
+def flat(tree, path=""):
+    """Return the tensors and numbers of a state by their path."""
+    if isinstance(tree, dict | list | tuple):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {key: value for name, item in items for key, value in flat(item, f"{path}.{name}").items()}
+    return {path: torch.as_tensor(tree)} if isinstance(tree, torch.Tensor | int | float) else {}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -111,6 +151,15 @@ def test_a_scale_goes_on_in_another_precision_within_its_new_bounds(tmp_path):
     bounded = {"mode": "bf16", "loss_scale": {"kind": "dynamic", "init_scale": 8.0, "max_scale": 64.0}}
     resumed = stretch(store, 8, bounded)
     assert changes_told(resumed) == ["precision changed fp16 -> bf16: loss scale 64 goes on"]
+
+
+def test_a_resumed_scale_keeps_to_the_bounds_now_configured(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    stretch(store, 6, FP16)
+    bounded = {"mode": "fp16", "loss_scale": {"init_scale": 8.0, "max_scale": 64.0}}
+    again = trainer({"precision": bounded, "train": {"max_steps": 40, "stop_at_step": 8}}, store)
+    again.restore(checkpoints.load(store.latest().path))
+    assert again.final_loss_scale() == 64.0
 
 
 def test_stopping_early_by_limit_is_a_prefix_of_the_run(tmp_path):
