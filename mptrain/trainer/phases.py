@@ -7,6 +7,7 @@ Owns: the applied steps at which `precision.phases` change. Must not: build or c
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 from mptrain.config.precision import PrecisionConfig
 from mptrain.errors import ConfigError
@@ -19,7 +20,7 @@ def phase_ends(config: PrecisionConfig, total_steps: int) -> list[int]:
     """
     if not config.phases:
         return [total_steps]
-    ends = [math.ceil(p.until * total_steps) if p.until <= 1 else math.ceil(p.until) for p in config.phases]
+    ends = [_end(phase.until, total_steps) for phase in config.phases]
     for phase, begin, end in zip(config.phases, [0, *ends], ends, strict=False):
         if end <= begin or begin >= total_steps:
             raise ConfigError(
@@ -31,6 +32,12 @@ def phase_ends(config: PrecisionConfig, total_steps: int) -> list[int]:
             f"precision.phases: the last phase ends at step {ends[-1]} of {total_steps}; give it until: 1.0"
         )
     return ends
+
+
+def _end(until: float, total_steps: int) -> int:
+    # As the decimal that was written: 0.55 of 100 steps is 55, where the product of floats is 55.00000000000001.
+    exact = Fraction(str(until))
+    return math.ceil(exact * total_steps if exact <= 1 else exact)
 
 
 def precisions(config: PrecisionConfig) -> list[PrecisionConfig]:

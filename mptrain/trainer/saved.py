@@ -38,11 +38,11 @@ def find_checkpoint(run_dir: Path, *, best: bool) -> Checkpoint:
 
 
 def evaluate_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> dict[str, Any]:
-    """Evaluate a run's checkpoint as training did (its average of weights where it kept one)."""
+    """Evaluate a run's checkpoint as training did: its average where it kept one, in the precision of its last step."""
     found = find_checkpoint(run_dir, best=best)
     config = load_config(run_dir / "config.yaml", overrides).config
     with known_endings():
-        run = build_run(config, steps_done=found.step)
+        run = build_run(config, steps_done=max(found.step - 1, 0))
         model = run.parts.model
         weights = _saved_weights(found, run.device)
         _load_weights(model, weights, found.path, changed=bool(overrides))

@@ -1,8 +1,9 @@
 """Weights stored low, in whole runs: what micro-batches summed in FP32 change for a planted overflow."""
 
 import pytest
+import torch
 
-from tests.trainer.runs import fitted
+from tests.trainer.runs import PRECISIONS, build, fitted, precision_id, same, weights
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -16,3 +17,16 @@ def test_a_planted_infinity_is_found_wherever_the_gradients_are(mode, accumulate
     made = fitted(changes)
     assert (made.ledger.counts.applied, made.ledger.counts.skipped) == (4, 1)
     assert made.run.parts.scaler.current_scale() == 512.0
+
+
+@pytest.mark.parametrize("mode", ["fp16-master", "bf16-master"])
+def test_the_average_of_masters_begins_at_the_fp32_weights(mode):
+    initial = build({"ema": 0.9}).parts.average.state_dict()
+    average = build({"ema": 0.9, "precision": {"mode": mode}}).parts.average.state_dict()
+    assert all(torch.equal(average[name], value) for name, value in initial.items())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=precision_id)
+def test_the_same_seed_gives_the_same_bits(precision):
+    changes = {"model": {"norm": "batch", "dropout": 0.1}, "precision": precision, "train": {"max_steps": 5}}
+    assert same(weights(fitted(changes).run), weights(fitted(changes).run))

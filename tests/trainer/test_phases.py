@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from mptrain.catalog import to_yaml
 from mptrain.checkpoint import CheckpointStore, load
 from mptrain.config.precision import PrecisionConfig
 from mptrain.errors import CapabilityError, ConfigError
 from mptrain.trainer.build import build_run
 from mptrain.trainer.phases import phase_ends, precision_at
+from mptrain.trainer.saved import evaluate_run
 from mptrain.trainer.trainer import Trainer
 from tests.trainer.runs import Recorder, build, config, fitted, same, trainer, weights
 
@@ -28,6 +30,7 @@ def _phases(*phases: tuple[float, str]) -> dict:
         ([(0.1, "bf16"), (1.0, "fp16")], [10, 100]),
         ([(30, "bf16"), (1.0, "fp16")], [30, 100]),
         ([(0.25, "bf16"), (50, "fp32"), (200, "fp16")], [25, 50, 200]),
+        ([(0.07, "bf16"), (0.55, "fp32"), (0.551, "bf16"), (1.0, "fp16")], [7, 55, 56, 100]),  # 0.07 * 100 > 7
     ],
 )
 def test_shares_and_steps(phases, ends):
@@ -87,3 +90,36 @@ def test_resumed_within_a_later_phase_it_ends_as_if_never_stopped(tmp_path):
     resumed.restore(load(found.path, device=torch.device("cpu")))
     resumed.fit()
     assert same(weights(whole.run), weights(resumed.run))
+
+
+def test_a_checkpoint_at_a_boundary_is_evaluated_as_it_was_trained(tmp_path):
+    changes = SHORT | _phases((0.5, "bf16"), (1.0, "fp32")) | {"train": {"max_steps": 20, "stop_at_step": 10}}
+    (tmp_path / "config.yaml").write_text(to_yaml(config(changes)))
+    made = fitted(changes, CheckpointStore(tmp_path / "checkpoints"))
+    again = evaluate_run(tmp_path, [], best=False)
+    assert (again["precision"], again["metrics"]) == ("bf16", made.metrics)
+
+
+@pytest.mark.parametrize("target", [("fp32", "nearest"), ("bf16-master", "nearest"), ("fp16-pure", "kahan")])
+def test_what_kahan_carries_goes_on_as_part_of_the_weights(target):
+    phases = [
+        {"until": 0.5, "mode": "bf16-pure", "rounding": "kahan"},
+        {"until": 1.0, "mode": target[0], "rounding": target[1]},
+    ]
+    made = trainer(SHORT | {"precision": {"mode": "auto", "phases": phases}})
+    inner = made._enter_phase
+
+    def watched():
+        before, left = dict(made.run.parts.model.named_parameters()), made.run.parts.weights.state_dict()
+        carried = {name: before[name].double() + value for name, value in left["compensation"].items()}
+        assert any(value.count_nonzero() for value in left["compensation"].values())
+        inner()
+        store, model = made.run.parts.weights, made.run.parts.model
+        new = store.state_dict().get("compensation", {})
+        for name, value in carried.items():
+            got = store.best(model.get_parameter(name)).double() + new.get(name, 0)
+            torch.testing.assert_close(got, value, rtol=2**-20, atol=2**-24)
+
+    made._enter_phase = watched
+    made.fit()
+    assert made.run.in_force.mode == target[0]
