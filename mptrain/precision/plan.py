@@ -105,7 +105,7 @@ def make_plan(
     modules = []
     for name, module in model.named_modules():
         own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        if own or (name in answers and not list(module.children())):
+        if own or ((name in answers or is_norm(module)) and not list(module.children())):
             if name in uncalled:
                 modules.append(_uncalled_plan(name, module, own, answers.get(name), mode))
             else:

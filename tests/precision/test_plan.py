@@ -70,6 +70,20 @@ def test_a_norm_that_torch_does_not_mix_runs_apart_in_fp32():
     assert _plan("fp32").regions == {}
 
 
+@pytest.mark.parametrize("mode", ["bf16", "bf16-pure", "fp16-master"])
+@pytest.mark.parametrize("norm", [nn.RMSNorm(8, elementwise_affine=False), nn.LocalResponseNorm(2)])
+def test_a_norm_without_parameters_runs_apart_too(mode, norm):
+    plan = make_plan(
+        nn.Sequential(nn.Linear(4, 8), norm),
+        get_mode(mode),
+        PrecisionConfig(mode=mode),
+        emulated=False,
+        why_not=lambda layer, last: None,
+    )
+    assert plan.regions == {"1": "fp32"}
+    assert [(module.name, module.computed, module.parameters) for module in plan.modules][1] == ("1", "fp32", 0)
+
+
 def test_an_override_sets_its_module_apart_and_keeps_its_weights_wide():
     plan = _plan("fp16-pure", {"match": "4", "dtype": "fp32"})
     layer = next(module for module in plan.modules if module.name == "4")
