@@ -90,7 +90,7 @@ class HistogramLossScaler(DynamicLossScaler):
 
     def _look(self) -> Tensor | None:
         """Return the power of two (0-d) by which the scale should be multiplied; None without gradients."""
-        grads = [grad.detach() for group in self._gradients_by_dtype().values() for grad in group]
+        grads = [grad.detach() for group in self._gradients_by_dtype().values() for grad in group if grad.numel()]
         if not grads:
             return None
         amax = torch.stack([_amax(grad) for grad in grads])

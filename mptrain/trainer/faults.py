@@ -71,9 +71,9 @@ class PlantedFaults(NoFaults):
         return loss * float("nan") if "nan_loss" in self._now else loss
 
     def on_gradients(self, gradients: Iterable[Tensor]) -> None:
-        """Put one infinity into the first gradient."""
+        """Put one infinity into the first gradient that has an element."""
         if "inf_grad" in self._now:
-            gradient = next(iter(gradients))
+            gradient = next(each for each in gradients if each.numel())
             gradient[(0,) * gradient.dim()] = float("inf")
 
 
