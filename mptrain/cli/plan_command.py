@@ -90,9 +90,12 @@ def _end_of(name: str, longest: int) -> str:
 def _row(module: dict[str, Any]) -> tuple[str, ...]:
     reason, formats = module["reason"], module["formats"]
     if formats:
-        backward = dict.fromkeys((formats["grad_output_for_input"], formats["grad_output_for_weight"]))
+        unrounded = formats["high_precision_grad_weight"]
+        for_weight = formats["grad_output_for_input" if unrounded else "grad_output_for_weight"]
+        backward = dict.fromkeys((formats["grad_output_for_input"], for_weight))
         operands = dict.fromkeys((formats["input"], formats["weight"]))
         reason += f": {'/'.join(operands)}, gradients {'/'.join(backward)}"
+        reason += ", none for the weight's gradient" if unrounded else ""
     return (
         module["name"] or "(model)",
         module["type"],

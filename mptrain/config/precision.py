@@ -198,10 +198,33 @@ class PrecisionConfig(Section):
             raise ValueError(f"rounding '{self.rounding}' needs mode fp16-pure or bf16-pure, not '{self.mode}'")
         if self.backend != "emulated" and self.formats != GemmFormatsConfig():
             raise ValueError("formats are emulated: set backend to emulated, or leave formats out")
+        _check_formats(self)
         if self.fp8 != Fp8Config() and "fp8" not in (self.mode, *(phase.mode for phase in self.phases)):
             raise ValueError(f"fp8.recipe needs mode fp8, not '{self.mode}'")
         _check_phases(self)
         return self
+
+
+def _check_formats(config: PrecisionConfig) -> None:
+    chosen = config.formats
+    if chosen == GemmFormatsConfig():
+        return
+    names = [name for name in (chosen.forward, chosen.grad_input, chosen.grad_weight) if name is not None]
+    modes = [config.mode, *(phase.mode for phase in config.phases)]
+    if "fp64" in (*names, *modes):
+        raise ValueError("formats: products are emulated in FP32, which fp64 is wider than; use fp32")
+    if chosen.grad_weight and config.fp8.recipe == "rowwise_with_gw_hp":
+        raise ValueError(
+            "formats.grad_weight: fp8.recipe rowwise_with_gw_hp rounds no operand of that product; drop one"
+        )
+    if chosen.block_size and chosen.scaling not in (None, "block"):
+        raise ValueError(f"formats.block_size needs scaling block, not {chosen.scaling}")
+    scaled = any(FREE_FORMAT.fullmatch(name) for name in (*names, *modes)) or set(modes) & set(OPERAND_MODES)
+    if (chosen.scaling or chosen.block_size) and not scaled:
+        raise ValueError(
+            f"formats.scaling: nothing here is scaled, {names[0] if names else config.mode} is only rounded to; name "
+            "an eXmY format (forward, grad_input, grad_weight) too"
+        )
 
 
 def _check_phases(config: PrecisionConfig) -> None:

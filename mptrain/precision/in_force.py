@@ -45,11 +45,17 @@ class InForce:
         weights += f" rounded {self.rounding}" if self.rounding else ""
         compute = f"compute {self.compute_dtype}"
         if self.formats:
-            compute += f", {self.formats['layers']} layers in {self.formats['input']}/{self.formats['grad_output']}"
-        compute += f", {self.overrides} overrides" if self.overrides else ""
+            compute += (
+                f", {_count(self.formats['layers'], 'layer')} in {self.formats['input']}/{self.formats['grad_output']}"
+            )
+        compute += f", {_count(self.overrides, 'override')}" if self.overrides else ""
         scaling = "no loss scaling" if self.loss_scale == "none" else f"{self.loss_scale} loss scaling"
         return f"{self.mode}{emulated}{asked}: {weights}, {compute}, {scaling}"
 
     def as_dict(self) -> dict[str, object]:
         """Return it as JSON-able data."""
         return asdict(self)
+
+
+def _count(number: object, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -130,7 +130,14 @@ def _impossible(name: str, answer: Answer, mode: Mode, emulated: bool) -> list[s
             f"precision.overrides: {answer.rule}: TF32 is one switch for the whole process; choose precision=tf32 or "
             "precision=fp32 for all, or set single modules to bf16"
         )
-    if not emulated and (answer.roles or dtypes - {*NAMED_FORMATS, *OPERAND_MODES}):
+    if mode.computed == "fp64" and (answer.roles or dtypes - set(NAMED_FORMATS)):
+        found.append(
+            f"precision.overrides: {answer.rule}: operands are multiplied in FP32, and {mode.name} computes in FP64; "
+            "use precision=fp32"
+        )
+    elif "fp64" in answer.roles.values():
+        found.append(f"precision.overrides: {answer.rule}: operands are multiplied in FP32, fp64 is wider; use fp32")
+    elif not emulated and (answer.roles or dtypes - {*NAMED_FORMATS, *OPERAND_MODES}):
         what = "formats of single operands are" if answer.roles else f"{answer.dtype} is"
         found.append(f"precision.overrides: {answer.rule}: {what} emulated only; set precision.backend=emulated")
     return found
@@ -165,7 +172,8 @@ def _module_plan(
     refusal = why_not(module, is_last)
     if refusal:
         return replace(base, reason=refusal)
-    return replace(base, formats=mode.gemm, operand_mode=mode.name, reason=f"{mode.name} operands")
+    reason = f"{mode.name} operands" if mode.name in OPERAND_MODES else "operands by precision.mode and formats"
+    return replace(base, formats=mode.gemm, operand_mode=mode.name, reason=reason)
 
 
 def _overridden(base: ModulePlan, module: nn.Module, answer: Answer, mode: Mode) -> ModulePlan:

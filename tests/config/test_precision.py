@@ -71,6 +71,26 @@ def test_overrides_take_formats_and_operand_modes_only():
         ({"mode": "bf16", "rounding": "kahan"}, "needs mode fp16-pure or bf16-pure"),
         ({"mode": "fp8", "formats": {"forward": "e4m3"}}, "set backend to emulated"),
         ({"mode": "bf16", "fp8": {"recipe": "rowwise"}}, "needs mode fp8"),
+        ({"mode": "fp64", "backend": "emulated", "formats": {"forward": "e4m3"}}, "fp64 is wider"),
+        ({"mode": "bf16", "backend": "emulated", "formats": {"grad_input": "fp64"}}, "fp64 is wider"),
+        ({"mode": "bf16", "backend": "emulated", "formats": {"block_size": 16}}, "nothing here is scaled, bf16"),
+        (
+            {"mode": "fp16", "backend": "emulated", "formats": {"forward": "bf16", "scaling": "row"}},
+            "nothing .* scaled",
+        ),
+        (
+            {"mode": "fp8", "backend": "emulated", "formats": {"scaling": "row", "block_size": 16}},
+            "block_size needs scaling block, not row",
+        ),
+        (
+            {
+                "mode": "fp8",
+                "backend": "emulated",
+                "fp8": {"recipe": "rowwise_with_gw_hp"},
+                "formats": {"grad_weight": "e5m2"},
+            },
+            "rounds no operand of that product",
+        ),
         ({"mode": "bf16", "phases": [{"until": 1.0, "mode": "fp32"}]}, "give mode .* or phases"),
         ({"phases": [{"until": 0.5, "mode": "fp32"}]}, "until 1.0"),
         ({"phases": [{"until": 0.5, "mode": "fp32"}, {"until": 0.5, "mode": "bf16"}]}, "one after the other"),
@@ -82,6 +102,19 @@ def test_overrides_take_formats_and_operand_modes_only():
 )
 def test_keys_that_contradict_one_another_are_refused(keys, said):
     assert re.search(said, _error(**keys))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"mode": "bf16", "formats": {"forward": "e4m3", "scaling": "block", "block_size": 5}},
+        {"mode": "fp8", "formats": {"block_size": 16}},
+        {"mode": "e3m4", "formats": {"scaling": "none"}},
+        {"mode": "fp16", "formats": {"grad_weight": "bf16"}},
+    ],
+)
+def test_formats_of_products_are_taken_in_every_mode(keys):
+    assert PrecisionConfig(backend="emulated", **keys).formats
 
 
 def test_emulated_arithmetic_is_not_compiled():
