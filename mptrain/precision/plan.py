@@ -20,7 +20,9 @@ from mptrain.precision.overrides import Answer, meant_by, resolve_overrides
 
 _ROUNDABLE = (nn.Linear, nn.modules.conv._ConvNd)
 """Layers whose products can take operands in a format of their own."""
-_PRODUCTS = (*_ROUNDABLE, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase)
+_AUTOCAST = (*_ROUNDABLE, nn.MultiheadAttention, nn.RNNBase, nn.modules.rnn.RNNCellBase, nn.PReLU)
+"""Modules that autocast runs in its format. nn.Bilinear is none: on a GPU it runs in FP32, on a CPU it fails on 16 bits
+beside FP32 weights."""
 _LOW = ("fp16", "bf16")
 _MIXED_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 """Norms whose kernels take FP16 or BF16 inputs beside FP32 weights, and compute in FP32."""
@@ -98,7 +100,11 @@ def make_plan(
     answers = {name: answer for name, answer in answers.items() if name not in uncalled} | {
         name: answers[around] for name in uncalled if (around := name.rpartition(".")[0]) in answers
     }
-    problems = [problem for name, answer in answers.items() for problem in _impossible(name, answer, mode, emulated)]
+    problems = [
+        problem
+        for name, answer in answers.items()
+        for problem in _impossible(answer, mode, multiplies=not is_norm(model.get_submodule(name)), emulated=emulated)
+    ]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     last = called[-1] if called else None
@@ -122,10 +128,10 @@ def layers_with_products(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, _ROUNDABLE)]
 
 
-def _impossible(name: str, answer: Answer, mode: Mode, emulated: bool) -> list[str]:
+def _impossible(answer: Answer, mode: Mode, *, multiplies: bool, emulated: bool) -> list[str]:
     dtypes = {answer.dtype, *answer.roles.values()} - {None}
     found = []
-    if answer.dtype == "tf32" or (mode.computed == "tf32" and answer.dtype == "fp32"):
+    if answer.dtype == "tf32" or (mode.computed == "tf32" and answer.dtype == "fp32" and multiplies):
         found.append(
             f"precision.overrides: {answer.rule}: TF32 is one switch for the whole process; choose precision=tf32 or "
             "precision=fp32 for all, or set single modules to bf16"
@@ -164,8 +170,8 @@ def _module_plan(
         high = "fp64" if mode.stored == "fp64" else "fp32"
         reason = "a norm" if mode.autocast else base.reason
         return replace(base, stored=high, computed=high, gradient=high, reason=reason)
-    if not isinstance(module, _PRODUCTS):
-        reason = "no product: as stored" if mode.autocast or mode.gemm else base.reason
+    if not isinstance(module, _AUTOCAST):
+        reason = "autocast leaves it: as stored" if mode.autocast else base.reason
         return replace(base, computed=mode.stored, reason=reason)
     if mode.gemm is None:
         return base
@@ -181,9 +187,10 @@ def _overridden(base: ModulePlan, module: nn.Module, answer: Answer, mode: Mode)
     if dtype in NAMED_FORMATS:
         # A wider module of a low-precision mode keeps its weights wide, or the rule would gain nothing.
         stored = dtype if dtype == "fp64" or (mode.stored in _LOW and dtype == "fp32") else mode.stored
-        # Autocast leaves FP64 alone, and a norm's weights are FP32 whatever it computes in.
+        # Autocast leaves FP64 alone, norms keep FP32 weights whatever they compute in, nothing casts those of Bilinear.
         too_wide, too_narrow = mode.stored == "fp64" != dtype, is_norm(module) and stored in _LOW
-        stored = "fp32" if too_wide or too_narrow else stored
+        other = isinstance(module, nn.Bilinear) and stored in _LOW and stored != dtype
+        stored = "fp32" if too_wide or too_narrow or other else stored
         return replace(base, stored=stored, computed=dtype, gradient=stored, reason=answer.rule)
     own = mode.gemm or GemmFormats(mode.computed, mode.computed, mode.computed, mode.computed)
     if dtype in OPERAND_MODES:
@@ -205,7 +212,7 @@ def _overridden(base: ModulePlan, module: nn.Module, answer: Answer, mode: Mode)
 
 def is_norm(module: nn.Module) -> bool:
     """Return whether `module` normalises: torch's norms, and any class that says so in its name and is no layer."""
-    named = "norm" in type(module).__name__.lower() and not isinstance(module, _PRODUCTS)
+    named = "norm" in type(module).__name__.lower() and not isinstance(module, _AUTOCAST)
     return isinstance(module, _MIXED_NORMS) or named
 
 
@@ -215,13 +222,17 @@ def _runs_apart(plan: ModulePlan, model: nn.Module, mode: Mode, answers: Mapping
     if answer and answer.dtype in NAMED_FORMATS:
         return True
     module = model.get_submodule(plan.name)
+    if isinstance(module, nn.Bilinear):
+        return mode.autocast
     return plan.computed != mode.computed and is_norm(module) and not isinstance(module, _MIXED_NORMS)
 
 
 def _without_products(model: nn.Module, name: str) -> bool:
-    """Return whether a module multiplies nothing that autocast could take: a norm, or a leaf without weights."""
+    """Return whether a module has nothing that autocast takes: a norm, nn.Bilinear, or a leaf without weights."""
     module = model.get_submodule(name)
-    return not list(module.children()) and (is_norm(module) or not list(module.parameters(recurse=False)))
+    if list(module.children()):
+        return False
+    return isinstance(module, nn.Bilinear) or is_norm(module) or not list(module.parameters(recurse=False))
 
 
 def _outermost(

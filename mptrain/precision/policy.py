@@ -111,6 +111,13 @@ class PrecisionPolicy:
                 block_scaled.convert_mx(model, layers, "mxfp8" if name == "mxfp8" else "nvfp4")
 
     def _emulate(self, model: nn.Module) -> None:
+        problems = [
+            f"precision.overrides: {planned.reason}: {planned.name} cannot be: {reason}"
+            for planned in self.plan.modules
+            if planned.formats and (reason := coverable(model.get_submodule(planned.name)))
+        ]
+        if problems:
+            raise ConfigError(problems)
         for name, formats in self.plan.layers.items():
             emulate_layer(model.get_submodule(name), formats)
         computed = self.plan.formats_in_use

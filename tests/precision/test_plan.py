@@ -130,3 +130,8 @@ def test_fp8_can_be_asked_for_in_some_modules_only():
 def test_what_cannot_be_done_per_module_is_refused_with_the_way_out(mode, rule, emulated, said):
     with pytest.raises(ConfigError, match=said):
         _plan(mode, rule, emulated=emulated)
+
+
+def test_norms_may_be_named_fp32_where_products_are_tf32():
+    plan = _plan("tf32", {"match": "type:BatchNorm2d", "dtype": "fp32"}, emulated=True)
+    assert next(module for module in plan.modules if module.name == "1").computed == "fp32"

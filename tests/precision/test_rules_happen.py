@@ -176,3 +176,47 @@ def test_an_lstm_computes_in_fp16_on_a_cpu(mode, backend):
     assert torch.allclose(outputs.float(), reference(inputs)[0], atol=5e-3)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     assert torch._C._get_mkldnn_enabled()
+
+
+def test_a_layer_that_cannot_be_emulated_is_named_with_the_rule():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 1, 3))
+    config = PrecisionConfig(mode="bf16", backend="emulated", overrides=[{"match": "*", "dtype": "e4m3"}])
+    with pytest.raises(ConfigError, match=r"rule 1 .*: 1 cannot be: ConvTranspose2d is not covered"):
+        resolve_policy(config, CPU).prepare(model, torch.zeros(2, 1, 8, 8), {2})
+
+
+class Gated(nn.Module):
+    """Layers that autocast treats each in its own way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act = nn.Linear(8, 8), nn.PReLU()
+        self.bilinear, self.cell = nn.Bilinear(8, 8, 8), nn.GRUCell(8, 8)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.act(self.first(inputs))
+        return self.cell(self.bilinear(hidden, hidden))
+
+
+@pytest.mark.parametrize("mode", ["fp64", "fp32", "fp16", "fp16-pure", "bf16", "bf16-master", "fp8"])
+@pytest.mark.parametrize(
+    "rules", [(), ({"match": "first", "dtype": "fp32"},), ({"match": "bilinear", "dtype": "bf16"},)]
+)
+def test_layers_that_autocast_leaves_or_takes_run_as_planned(mode, rules):
+    policy = resolve_policy(PrecisionConfig(mode=mode, backend="emulated", overrides=rules), CPU)
+    model = Gated()
+    policy.prepare(model, policy.convert_input(torch.zeros(2, 8)), {2})
+    returned = {}
+    for name, module in model.named_children():
+        module.register_forward_hook(lambda module, inputs, output, name=name: returned.update({name: output.dtype}))
+    with policy.arithmetic():
+        with policy.autocast():
+            outputs = model(policy.convert_input(torch.randn(2, 8)))
+        outputs.double().sum().backward()
+    by_name = {planned.name: planned for planned in policy.plan.modules}
+    bilinear = by_name["bilinear"].computed
+    assert bilinear == ("bf16" if rules and rules[0]["match"] == "bilinear" else policy.mode.stored)
+    if policy.mode.autocast:
+        assert returned["bilinear"] == DTYPES[bilinear]
+        assert returned["act"] == DTYPES[by_name["act"].computed] == DTYPES[policy.mode.computed]
+    assert all(parameter.grad is not None for parameter in model.parameters())
