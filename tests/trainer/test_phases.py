@@ -92,6 +92,36 @@ def test_resumed_within_a_later_phase_it_ends_as_if_never_stopped(tmp_path):
     assert same(weights(whole.run), weights(resumed.run))
 
 
+@pytest.mark.parametrize("on_skip", ["drop", "count"])
+@pytest.mark.parametrize("stop", [4, 5, 6, 10, 11])
+def test_stopped_before_at_or_after_a_boundary_it_ends_as_if_never_stopped(on_skip, stop, tmp_path):
+    phases = [
+        {"until": 0.25, "mode": "fp16-master"},
+        {"until": 0.5, "mode": "bf16-pure", "rounding": "kahan"},
+        {"until": 1.0, "mode": "fp16-pure", "rounding": "stochastic"},
+    ]
+    changes = {
+        "precision": {"mode": "auto", "phases": phases, "loss_scale": {"on_skip": on_skip, "growth_interval": 2}},
+        "train": {"max_steps": 20, "eval_every_steps": 5},
+        "optimizer": {"name": "sgd", "lr": 0.01},
+        "ema": 0.9,
+        "debug": {"plant": [{"what": "inf_grad", "at": at} for at in (2, 5, 10, 13)]},
+    }
+    whole = fitted(changes)
+    store = CheckpointStore(tmp_path)
+    fitted(changes | {"train": changes["train"] | {"stop_at_step": stop}}, store)
+    found = store.latest()
+    resumed = Trainer(build_run(config(changes), steps_done=found.step), Recorder(), None)
+    resumed.restore(load(found.path, device=torch.device("cpu")))
+    resumed.fit()
+    assert same(weights(whole.run), weights(resumed.run))
+    assert whole.ledger.counts == resumed.ledger.counts
+    assert whole.ledger.scale_history() == resumed.ledger.scale_history()
+    assert whole.metrics == resumed.metrics
+    averages = [list(each.run.parts.average.state_dict().values()) for each in (whole, resumed)]
+    assert same(*averages)
+
+
 def test_a_checkpoint_at_a_boundary_is_evaluated_as_it_was_trained(tmp_path):
     changes = SHORT | _phases((0.5, "bf16"), (1.0, "fp32")) | {"train": {"max_steps": 20, "stop_at_step": 10}}
     (tmp_path / "config.yaml").write_text(to_yaml(config(changes)))
