@@ -171,7 +171,10 @@ def _module_plan(
         reason = "a norm" if mode.autocast else base.reason
         return replace(base, stored=high, computed=high, gradient=high, reason=reason)
     if not isinstance(module, _AUTOCAST):
-        reason = "autocast leaves it: as stored" if mode.autocast else base.reason
+        # What a model's own class does with weights of its own, autocast decides operation by operation.
+        foreign = not type(module).__module__.startswith("torch.nn.")
+        left = f"weights of its own: sums as stored, products in {mode.computed}" if foreign else "as stored"
+        reason = left if mode.autocast else base.reason
         return replace(base, computed=mode.stored, reason=reason)
     if mode.gemm is None:
         return base

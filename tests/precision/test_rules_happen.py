@@ -220,3 +220,19 @@ def test_layers_that_autocast_leaves_or_takes_run_as_planned(mode, rules):
         assert returned["bilinear"] == DTYPES[bilinear]
         assert returned["act"] == DTYPES[by_name["act"].computed] == DTYPES[policy.mode.computed]
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_weights_of_a_model_s_own_class_are_said_to_be_autocast_by_operation():
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions, self.table = nn.Parameter(torch.zeros(8, 8)), nn.Embedding(4, 8)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs @ self.positions
+
+    policy = resolve_policy(PrecisionConfig(mode="bf16"), CPU)
+    policy.prepare(Positions(), torch.zeros(2, 8), {2})
+    own, table = policy.plan.modules
+    assert own.reason == "weights of its own: sums as stored, products in bf16"
+    assert table.reason == "as stored"
