@@ -72,7 +72,7 @@ def test_schema_prints_json() -> None:
 
 def test_ls_prints_one_name_a_line() -> None:
     lines = mptrain("ls", "precisions").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == list(MODES)
+    assert [line.split()[0] for line in lines] == ["auto", *MODES, "eXmY"]
     assert [line.split(maxsplit=1)[1] for line in lines] == list(MODES.values())
     everything = mptrain("ls").stdout.splitlines()
     headings = [line for line in everything if not line.startswith(" ")]
