@@ -17,14 +17,13 @@ copies that the optimizer of low-precision weights works on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mptrain.config.precision import LossScaleConfig
-from mptrain.errors import ConfigError
 from mptrain.precision.outcome import DeviceOutcome
 
 
@@ -270,31 +269,6 @@ class DynamicLossScaler(LossScaler):
         spent = overflow.bool().logical_and(hold.logical_not())
         self._hysteresis_left.sub_(spent.int()).clamp_(min=0)
         return spent.logical_and_(self._hysteresis_left == 0).float()
-
-
-def check_loss_scale(config: LossScaleConfig, kinds: Collection[str]) -> None:
-    """Raise ConfigError for what none of a run's resolved `kinds` of scaling (one a phase) can honour."""
-    remedy = "set precision.loss_scale.kind=dynamic where it shall be scaled"
-    if config.on_skip == "retry" and not {"dynamic", "histogram"} & set(kinds):
-        raise ConfigError(
-            "precision.loss_scale.on_skip: 'retry' needs a loss scale that can move, and this precision has none; use "
-            f"drop, or {remedy}"
-        )
-    if config.groups and set(kinds) == {"none"}:
-        raise ConfigError(
-            f"precision.loss_scale.groups: this precision has no loss scale; leave the groups out, or {remedy}"
-        )
-
-
-def make_scaler(kind: str, config: LossScaleConfig, params: Iterable[nn.Parameter], device: torch.device) -> LossScaler:
-    """Return the scaler for a resolved `kind`: dynamic, histogram, static or none."""
-    from mptrain.precision.histogram_scaler import HistogramLossScaler  # which is built on this module
-
-    if kind == "dynamic":
-        return DynamicLossScaler(config, params, device)
-    if kind == "histogram":
-        return HistogramLossScaler(config, params, device)
-    return LossScaler(config.init_scale if kind == "static" else 1.0, params, device)
 
 
 def _moving(state: dict[str, Any]) -> dict[str, Any] | None:

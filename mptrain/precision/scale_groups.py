@@ -25,8 +25,9 @@ from torch.utils._pytree import tree_map_only
 
 from mptrain.config.precision import LossScaleConfig
 from mptrain.errors import ConfigError
-from mptrain.precision.loss_scaler import DynamicLossScaler, LossScaler, make_scaler
+from mptrain.precision.loss_scaler import DynamicLossScaler, LossScaler
 from mptrain.precision.overrides import match_modules
+from mptrain.precision.scalers import make_scaler
 
 
 @dataclass(frozen=True)

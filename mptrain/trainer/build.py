@@ -27,12 +27,12 @@ from mptrain.optim.build import decay_groups
 from mptrain.optim.ema import WeightAverage
 from mptrain.optim.progress import AppliedSteps
 from mptrain.precision.in_force import InForce
-from mptrain.precision.loss_scaler import check_loss_scale
 from mptrain.precision.modes import get_mode
 from mptrain.precision.overflow_census import make_census
 from mptrain.precision.plan import make_plan
 from mptrain.precision.policy import PrecisionPolicy, resolve_policy
 from mptrain.precision.scale_groups import find_groups
+from mptrain.precision.scalers import check_loss_scale
 from mptrain.precision.weights import WeightStore
 from mptrain.startup import resume_collection
 from mptrain.trainer.buffers import BufferGuard

@@ -12,7 +12,8 @@ from torch.nn import functional
 from mptrain.config.precision import LossScaleConfig
 from mptrain.interfaces import SkippingOptimizer
 from mptrain.optim.build import build_optimizer, restore_optimizer
-from mptrain.precision.loss_scaler import LossScaler, make_scaler
+from mptrain.precision.loss_scaler import LossScaler
+from mptrain.precision.scalers import make_scaler
 from mptrain.precision.weights import WeightStore, make_weight_store
 
 LOW = {"fp16": torch.float16, "bf16": torch.bfloat16}

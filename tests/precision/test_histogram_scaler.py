@@ -9,7 +9,8 @@ from torch import nn
 from mptrain.config.precision import LossScaleConfig
 from mptrain.optim.build import build_optimizer
 from mptrain.precision.histogram_scaler import HistogramLossScaler
-from mptrain.precision.loss_scaler import LossScaler, make_scaler
+from mptrain.precision.loss_scaler import LossScaler
+from mptrain.precision.scalers import make_scaler
 from tests.trainer.runs import fitted, same, trainer, weights
 from tests.trainer.test_host_reads import CountHostReads, NoticeHostReads
 

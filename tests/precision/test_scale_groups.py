@@ -11,8 +11,8 @@ from torch import nn
 from mptrain.config.precision import LossScaleConfig
 from mptrain.errors import ConfigError
 from mptrain.optim.build import build_optimizer
-from mptrain.precision.loss_scaler import check_loss_scale
 from mptrain.precision.scale_groups import GroupedLossScaler, make_grouped_scaler
+from mptrain.precision.scalers import check_loss_scale
 from tests.trainer.test_host_reads import CountHostReads, NoticeHostReads
 
 CPU = torch.device("cpu")
