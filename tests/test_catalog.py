@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mptrain.catalog import REGISTRIES, annotated_yaml, config_from_mapping, load_config, to_yaml
+from mptrain.config.precision import PRECISION_MODES
 from mptrain.config.schema import RunConfig
 from mptrain.config.tree import Origin
 from mptrain.config.yaml_reader import parse_yaml
@@ -68,7 +69,7 @@ def test_show_is_valid_yaml_that_says_what_was_left_out(plain: Path, tmp_path: P
 
 # override -> how the one line about it goes on after "override '...': "
 WRONG_VALUES = {
-    "precision.mode=fp61": "precision.mode: 'fp61' is not one of auto, fp64, fp32, tf32, fp16, bf16 (did",
+    "precision.mode=fp61": f"precision.mode: 'fp61' is not one of {', '.join(PRECISION_MODES)}, or a format eXmY (did",
     "precison=bf16": "precison: unknown key (did you mean 'precision'?)",
     "optimizer.momentun=0.5": "optimizer.momentun: unknown key (did you mean 'momentum'?)",
     "lr=0.1": "lr: unknown key; 'lr' belongs to optimizer.lr",
@@ -90,7 +91,9 @@ WRONG_VALUES = {
     "train=[1]": "train: must be a mapping of keys, not a list",
     "precision=[1]": "precision: must be a mapping of keys or a bare mode, not a list",
     "precision=null": "precision: must be a mapping of keys or a bare mode, not null",
-    "precision.loss_scale=dyn": "precision.loss_scale.kind: 'dyn' is not one of auto, dynamic, static, none (did you",
+    "precision.loss_scale=dyn": (
+        "precision.loss_scale.kind: 'dyn' is not one of auto, dynamic, static, none, histogram (did you"
+    ),
     "precision.loss_scale=0": "precision.loss_scale.init_scale: must be greater than 0, not 0",
     "ema=1": "ema.decay: must be less than 1, not 1",
     "seed=-1": "seed: must be at least 0, not -1",
