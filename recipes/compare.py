@@ -1,8 +1,8 @@
-"""Run one experiment, a config in several variants and seeds: `python -m recipes.compare recipes/X/experiment.yaml`.
+"""Run experiments, each a config in several variants and seeds: `python -m recipes.compare recipes/X/experiment.yaml`.
 
 Each run is a process of its own; what has run already is not run again, so an interrupted experiment goes on where it
-stopped. Writes `table.md` and `results.json` into the output folder. Owns: the experiment file and the running.
-Must not: train, or know what the variants mean (`recipes/table.py` puts the results together).
+stopped. Writes `<experiment>-table.md` and `<experiment>-results.json` into the output folder. Owns: the experiment file
+and the running. Must not: train, or know what the variants mean (`recipes/table.py` puts the results together).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from mptrain.catalog import load_config, to_yaml
+from mptrain.config.load import is_override
 from mptrain.config.schema import RunConfig
 from mptrain.config.section import PositiveInt, Section
 from mptrain.errors import ConfigError, MptrainError
@@ -77,16 +78,19 @@ class PlannedRun:
         return result
 
 
-def plan_runs(path: Path, out: Path, seeds: int | None = None, overrides: Sequence[str] = ()) -> list[PlannedRun]:
+def plan_runs(
+    path: Path, out: Path, seeds: int | None = None, overrides: Sequence[str] = (), first_seed: int = 0
+) -> list[PlannedRun]:
     """Return every run of the experiment at `path`, all validated; raise ConfigError with every problem found.
 
-    `overrides` come on top of each variant's own.
+    `overrides` come on top of each variant's own; `seeds` (the experiment's own number if None) are counted from
+    `first_seed`.
     """
     experiment = read_experiment(path)
     config_path = path.parent / experiment.config
     planned, problems = [], []
     for variant, own in experiment.variants.items():
-        for seed in range(seeds or experiment.seeds):
+        for seed in range(first_seed, first_seed + (seeds or experiment.seeds)):
             given = (*own, *overrides, f"seed={seed}")
             try:
                 config = load_config(config_path, given).config
@@ -108,31 +112,42 @@ def read_experiment(path: Path) -> Experiment:
         raise ConfigError(f"{path}: no experiment (config, seeds, variants): {error}") from error
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run an experiment and print its table."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.compare", description="Run an experiment.")
-    parser.add_argument("experiment", type=Path, help="recipes/<name>/experiment.yaml")
-    parser.add_argument("overrides", nargs="*", help="dotted.key=value on top of every variant's own")
-    parser.add_argument("--seeds", type=int, help="runs per variant, instead of the experiment's own number")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the CPU's cores")
-    parser.add_argument("--out", type=Path, help="folder of runs and table (default: runs/recipes/<name>)")
-    asked = parser.parse_args(arguments)
-    path: Path = asked.experiment
-    out: Path = asked.out or Path("runs", "recipes", path.resolve().parent.name)
-    try:
-        planned = plan_runs(path, out, asked.seeds, asked.overrides)
-        threads = max(1, (os.cpu_count() or 1) // asked.jobs)
-        with ThreadPoolExecutor(asked.jobs) as pool:
-            results = list(pool.map(lambda run: run.run(threads), planned))
-    except MptrainError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+def run_experiment(path: Path, out: Path, planned: Sequence[PlannedRun], jobs: int) -> None:
+    """Run what is planned for the experiment at `path`, `jobs` runs at a time; write and print its table."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(lambda run: run.run(threads), planned))
     runs = [{"variant": run.variant, **result} for run, result in zip(planned, results, strict=True)]
     rows = summarise(runs)
     table = markdown(rows, runs)
-    (out / "table.md").write_text(table)
-    (out / "results.json").write_text(json.dumps({"experiment": str(path), "variants": rows, "runs": runs}, indent=1))
+    record = {"experiment": str(path), "variants": rows, "runs": runs}
+    (out / f"{path.stem}-table.md").write_text(table)
+    (out / f"{path.stem}-results.json").write_text(json.dumps(record, indent=1))
     print(table)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run experiments and print their tables; all are validated before anything runs."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.compare", description="Run experiments.")
+    parser.add_argument("arguments", nargs="+", metavar="EXPERIMENT|KEY=VALUE", help="experiment files, overrides")
+    parser.add_argument("--seeds", type=int, help="runs per variant, instead of the experiment's own number")
+    parser.add_argument("--first-seed", type=int, default=0, help="count seeds from here")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the CPU's cores")
+    parser.add_argument("--out", type=Path, help="folder of runs and tables (default: runs/recipes/<name>)")
+    asked = parser.parse_args(arguments)
+    overrides = [argument for argument in asked.arguments if is_override(argument)]
+    paths = [Path(argument) for argument in asked.arguments if not is_override(argument)]
+    if not paths:
+        parser.error("no experiment file given")
+    outs = [asked.out or Path("runs", "recipes", path.resolve().parent.name) for path in paths]
+    try:
+        pairs = list(zip(paths, outs, strict=True))
+        planned = [plan_runs(path, out, asked.seeds, overrides, asked.first_seed) for path, out in pairs]
+        for (path, out), runs in zip(pairs, planned, strict=True):
+            run_experiment(path, out, runs, asked.jobs)
+    except MptrainError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

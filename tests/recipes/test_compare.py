@@ -54,7 +54,7 @@ def test_two_variants_and_two_seeds_make_a_table_and_are_not_run_twice(tmp_path:
     path, out = write(tmp_path), tmp_path / "out"
     done = compare(path, "--out", out, "--jobs", 2)
     assert done.returncode == 0, done.stderr
-    recorded = json.loads((out / "results.json").read_text())
+    recorded = json.loads((out / "experiment-results.json").read_text())
     assert [(run["variant"], run["seed"], run["status"]) for run in recorded["runs"]] == [
         ("calm", 0, "ok"),
         ("calm", 1, "ok"),
@@ -65,7 +65,7 @@ def test_two_variants_and_two_seeds_make_a_table_and_are_not_run_twice(tmp_path:
     accuracies = [run["metrics"]["accuracy"] for run in recorded["runs"] if run["variant"] == "calm"]
     assert calm["final"][0] == pytest.approx(sum(accuracies) / 2)
     assert recorded["variants"]["wild"]["skipped_steps"] == [1, 0]
-    table = (out / "table.md").read_text()
+    table = (out / "experiment-table.md").read_text()
     assert table.strip() == done.stdout.strip()
     assert "over 2 seeds" in table
 
@@ -78,6 +78,19 @@ def test_two_variants_and_two_seeds_make_a_table_and_are_not_run_twice(tmp_path:
 def test_overrides_come_on_top_of_each_variants_own(tmp_path: Path) -> None:
     planned = plan_runs(write(tmp_path), tmp_path / "out", 1, ["optimizer.lr=0.5", "train.max_steps=2"])
     assert [(run.config.optimizer.lr, run.config.train.max_steps) for run in planned] == [(0.5, 2), (0.5, 2)]
+
+
+def test_several_experiments_have_a_table_each_and_seeds_count_from_where_they_are_told(tmp_path: Path) -> None:
+    first, second, out = write(tmp_path), tmp_path / "second.yaml", tmp_path / "out"
+    second.write_text(EXPERIMENT.replace("lr=0.01", "lr=0.03"))
+    planned = plan_runs(first, out, 2, (), 5)
+    assert [run.config.seed for run in planned] == [5, 6, 5, 6]
+    done = compare(first, second, "data.num_test=16", "--out", out, "--seeds", 1, "--first-seed", 7, "--jobs", 2)
+    assert done.returncode == 2  # both would use the same folders
+    assert "another config" in done.stderr
+    assert (out / "experiment-table.md").exists()
+    assert json.loads((out / "experiment-results.json").read_text())["runs"][0]["seed"] == 7
+    assert compare("data.num_test=16").returncode == 2
 
 
 def test_a_folder_with_a_run_of_another_config_is_refused(tmp_path: Path) -> None:
@@ -177,7 +190,8 @@ def test_every_recipe_has_a_readme_and_valid_configs_that_open_with_what_they_ar
 
 def test_commands_of_the_readmes_name_what_exists_and_are_valid() -> None:
     text = "\n".join(path.read_text() for path in (ROOT / "recipes").rglob("README.md")).replace("\\\n", "")
-    experiments = {ROOT / name for name in re.findall(r"^python -m recipes\.compare (\S+)", text, re.M)}
+    commands = re.findall(r"^python -m recipes\.compare (.*)$", text, re.M)
+    experiments = {ROOT / name for command in commands for name in command.split() if name.endswith(".yaml")}
     assert experiments == set(EXPERIMENTS)
     runs = [shlex.split(line) for line in re.findall(r"^mptrain run (.*)$", text, re.M)]
     assert runs
