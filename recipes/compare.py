@@ -1,8 +1,9 @@
 """Run experiments, each a config in several variants and seeds: `python -m recipes.compare recipes/X/experiment.yaml`.
 
 Each run is a process of its own; what has run already is not run again, so an interrupted experiment goes on where it
-stopped. Writes `<experiment>-table.md` and `<experiment>-results.json` into the output folder. Owns: the experiment file
-and the running. Must not: train, or know what the variants mean (`recipes/table.py` puts the results together).
+stopped. Writes `<experiment>-table.md` and `<experiment>-results.json` into the output folder.
+
+Owns: the experiment file and the running. Must not: train, or know what the variants mean (`recipes/table.py` puts the results together).
 """
 
 from __future__ import annotations
