@@ -3,7 +3,8 @@
 Each run is a process of its own; what has run already is not run again, so an interrupted experiment goes on where it
 stopped. Writes `<experiment>-table.md` and `<experiment>-results.json` into the output folder.
 
-Owns: the experiment file and the running. Must not: train, or know what the variants mean (`recipes/table.py` puts the results together).
+Owns: the experiment file and the running. Must not: train, or know what the variants mean (`recipes/table.py` puts the
+results together).
 """
 
 from __future__ import annotations
