@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from mptrain.errors import ConfigError
 from mptrain.interfaces import DataSpec
+from mptrain.models.image_shape import image_shape
 
 if TYPE_CHECKING:
     from mptrain.models.configs import SmallCnnConfig, SmallVitConfig
@@ -24,7 +25,7 @@ _INIT_STD = 0.02
 
 def small_cnn(config: SmallCnnConfig, spec: DataSpec) -> nn.Module:
     """Return the convnet, (N, C, H, W) -> (N, outputs); raise ConfigError for data that are no images, or too small."""
-    channels, *size = _image_shape(config.name, spec)
+    channels, *size = image_shape(config.name, spec)
     smallest = 2 ** (len(config.widths) - 1)
     if min(size) < smallest:
         raise ConfigError(
@@ -36,23 +37,13 @@ def small_cnn(config: SmallCnnConfig, spec: DataSpec) -> nn.Module:
 
 def small_vit(config: SmallVitConfig, spec: DataSpec) -> nn.Module:
     """Return the transformer, (N, C, H, W) -> (N, outputs); raise ConfigError for images that patches do not tile."""
-    channels, height, width = _image_shape(config.name, spec)
+    channels, height, width = image_shape(config.name, spec)
     if height % config.patch_size or width % config.patch_size:
         raise ConfigError(
             f"model.patch_size: {config.patch_size} does not divide the data's images of {height}x{width}; "
             "choose a common divisor"
         )
     return SmallVit(config, (channels, height, width), config.num_classes or spec.num_outputs)
-
-
-def _image_shape(name: str, spec: DataSpec) -> tuple[int, int, int]:
-    if len(spec.input_shape) != 3:
-        raise ConfigError(
-            f"model.name: {name} needs images (channels, height, width); the data has shape {spec.input_shape}: "
-            "choose an image dataset, or model.name=mlp"
-        )
-    channels, height, width = spec.input_shape
-    return channels, height, width
 
 
 class SmallCnn(nn.Module):

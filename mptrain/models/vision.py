@@ -13,6 +13,7 @@ from torch import nn
 from mptrain.errors import ConfigError, first_line
 from mptrain.interfaces import DataSpec
 from mptrain.models.configs import AuxConfig, ResNetConfig
+from mptrain.models.image_shape import image_shape
 from mptrain.models.weights import is_download, load_weights
 from mptrain.torchvision_import import import_torchvision
 
@@ -26,16 +27,12 @@ def build_vision(config: VisionConfig, spec: DataSpec) -> nn.Module:
     Raises ConfigError when the data are no images or their size does not suit the network, CapabilityError when
     torchvision does not import, DataError when the weights are missing or damaged.
     """
-    if len(spec.input_shape) != 3:
-        raise ConfigError(
-            f"model.name: {config.name} needs images (channels, height, width); "
-            f"the data has shape {spec.input_shape}: choose an image dataset, or model.name=mlp"
-        )
+    channels, height, width = image_shape(config.name, spec)
     models = import_torchvision("models")
     num_outputs = config.num_classes or spec.num_outputs
     try:
         model: nn.Module = models.get_model(
-            config.name, weights=None, num_classes=num_outputs, **_options(config, spec.input_shape)
+            config.name, weights=None, num_classes=num_outputs, **_options(config, height, width)
         )
     except ValueError as error:
         raise ConfigError(
@@ -43,16 +40,15 @@ def build_vision(config: VisionConfig, spec: DataSpec) -> nn.Module:
         ) from error
     if isinstance(config, ResNetConfig) and config.stem != "imagenet":
         _small_stem(model, pool=config.stem == "small")
-    if spec.input_shape[0] != 3:
-        _replace_input_channels(model, spec.input_shape[0])
+    if channels != 3:
+        _replace_input_channels(model, channels)
     if config.weights is not None:
         load_weights(model, config, num_outputs)
     return model
 
 
-def _options(config: VisionConfig, input_shape: tuple[int, ...]) -> dict[str, Any]:
+def _options(config: VisionConfig, height: int, width: int) -> dict[str, Any]:
     """Return what the network's constructor wants to know beside its number of outputs."""
-    height, width = input_shape[1:]
     if isinstance(config, AuxConfig):
         if config.name == "inception_v3":
             _check_inception_size(config, min(height, width))

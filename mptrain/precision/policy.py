@@ -89,7 +89,7 @@ class PrecisionPolicy:
 
     def _convert(self, model: nn.Module, inputs: torch.Tensor, batch_sizes: Collection[int]) -> None:
         """Let torchao run the layers that the plan gives operand formats."""
-        by_mode: dict[str, list[str]] = {}
+        by_mode: dict[Mode, list[str]] = {}
         problems = []
         for planned in self.plan.modules:
             if planned.operand_mode:
@@ -97,18 +97,17 @@ class PrecisionPolicy:
                 reason = float8.impossible(model.get_submodule(planned.name), operands)
                 if reason:
                     problems.append(f"precision.overrides: {planned.reason}: {planned.name} cannot be: {reason}")
-                by_mode.setdefault(operands.name, []).append(planned.name)
+                by_mode.setdefault(operands, []).append(planned.name)
         if problems:
             raise ConfigError(problems)
-        for name, layers in by_mode.items():
-            capability.require(name, self.device)
-            operands = with_formats(get_mode(name), GemmFormatsConfig(), self.config.fp8.recipe)
+        for operands, layers in by_mode.items():
+            capability.require(operands.name, self.device)
             float8.check_rows(model, layers, operands, inputs, batch_sizes)
-        for name, layers in by_mode.items():
-            if name == "fp8":
+        for operands, layers in by_mode.items():
+            if operands.name == "fp8":
                 float8.convert(model, layers, self.config.fp8.recipe)
             else:
-                block_scaled.convert_mx(model, layers, "mxfp8" if name == "mxfp8" else "nvfp4")
+                block_scaled.convert_mx(model, layers, "mxfp8" if operands.name == "mxfp8" else "nvfp4")
 
     def _emulate(self, model: nn.Module) -> None:
         problems = [

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mptrain.catalog import REGISTRIES
 from mptrain.config.schema import RunConfig
 from mptrain.precision.policy import PrecisionPolicy
+from mptrain.precision.weight_rounding import FORMAT_OF
 from mptrain.trainer.step import StepParts
 
 _PROBE_ELEMENTS = 1024
@@ -45,7 +46,7 @@ class HeldBytes:
 def planned_bytes(config: RunConfig, model: nn.Module, policy: PrecisionPolicy) -> HeldBytes:
     """Return what training `model`, prepared by `policy`, will hold."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    low = [p for p in trained if p.dtype in (torch.float16, torch.bfloat16)]
+    low = [p for p in trained if p.dtype in FORMAT_OF]
     wide_low, pure = 4 * _elements(low), policy.mode.pure
     per_weight, per_parameter = _optimizer_state(config)
     state = sum(int(per_weight * p.numel() * _state_itemsize(p, pure=pure)) + per_parameter for p in trained)

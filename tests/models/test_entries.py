@@ -127,6 +127,10 @@ def test_inception_trains_its_auxiliary_classifier_unless_told_not_to() -> None:
         ("inception_v3", (3, 74, 74), {"aux_logits": False}, "75 px or more, not 74"),
         ("vit_b_16", (3, 30, 30), {}, "multiple of 16"),
         ("maxvit_t", (3, 30, 30), {}, "cannot take images"),
+        ("small_cnn", (784,), {}, "small_cnn needs images"),
+        ("small_cnn", (1, 3, 28), {}, "3 blocks halve the image 2 times, which needs 4 px or more, not 3"),
+        ("small_vit", (784,), {}, "small_vit needs images"),
+        ("small_vit", (3, 32, 32), {}, "model.patch_size: 7 does not divide the data's images of 32x32"),
     ],
 )
 def test_data_that_does_not_suit_is_one_line(

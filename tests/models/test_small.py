@@ -8,7 +8,6 @@ from pydantic import ValidationError
 from torch import nn
 
 import mptrain.models
-from mptrain.errors import ConfigError
 from mptrain.interfaces import DataSpec
 from mptrain.registry import MODELS
 
@@ -84,23 +83,6 @@ def test_attention_is_that_of_torch() -> None:
     )
     tokens = torch.randn(3, 16, 64)
     torch.testing.assert_close(mine(tokens), theirs(tokens, tokens, tokens)[0], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "options", "says"),
-    [
-        ("small_cnn", (784,), {}, "small_cnn needs images"),
-        ("small_cnn", (1, 3, 28), {}, "3 blocks halve the image 2 times, which needs 4 px or more, not 3"),
-        ("small_vit", (784,), {}, "small_vit needs images"),
-        ("small_vit", (3, 32, 32), {}, "model.patch_size: 7 does not divide the data's images of 32x32"),
-    ],
-)
-def test_data_that_does_not_suit_is_one_line(
-    name: str, shape: tuple[int, ...], options: dict[str, object], says: str
-) -> None:
-    with pytest.raises(ConfigError, match=says) as caught:
-        build(DataSpec(shape, 7), name, **options)
-    assert "\n" not in str(caught.value)
 
 
 def test_heads_must_divide_the_width() -> None:
