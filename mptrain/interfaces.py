@@ -1,13 +1,15 @@
-"""What models, data, tasks, optimizers and the trainer tell each other: small types, no behaviour.
+"""What models, data, tasks, optimizers and the trainer tell each other: small types, next to no behaviour.
 
 Owns: the seams between packages that must not import one another. Must not: import torch at run time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from mptrain.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -18,11 +20,56 @@ Schedule = Callable[[int], float]
 """Applied step (from 0) -> factor of the peak learning rate, at least 0."""
 
 
-class Batch(NamedTuple):
-    """One micro-batch: inputs (N, ...) and targets (N, ...), on one device."""
+Tensors = Any
+"""A Tensor (N, ...), or a tuple of such Tensors with the same N."""
 
-    inputs: Tensor
-    targets: Tensor
+
+def map_tensors(function: Callable[[Tensor], Tensor], tensors: Tensors) -> Tensors:
+    """Return `function` of one tensor, or the tuple of it of each."""
+    return tuple(map(function, tensors)) if isinstance(tensors, tuple) else function(tensors)
+
+
+class Batch(NamedTuple):
+    """One micro-batch on one device: what the model takes, and what it should have given."""
+
+    inputs: Tensors
+    """One tensor (N, ...), or a tuple of them: the model's positional arguments (see `forward`)."""
+    targets: Tensors
+
+    @property
+    def size(self) -> int:
+        """Return the number of samples, N."""
+        first = self.inputs[0] if isinstance(self.inputs, tuple) else self.inputs
+        return len(first)
+
+
+def forward(model: nn.Module, inputs: Tensors) -> Any:
+    """Call `model` with a batch's inputs."""
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model."""
+
+    shape: tuple[int, ...]
+    """Shape of one sample; of variable lengths, the longest."""
+    vocab_size: int | None = None
+    """For whole numbers (int64): they are 0 .. vocab_size - 1. None: FP32 numbers."""
+
+
+class TextCodec(Protocol):
+    """Turns text into token ids and back."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the number of token ids, special ones included."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without special ones."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`; special ones give nothing."""
 
 
 @dataclass(frozen=True)
@@ -30,43 +77,87 @@ class DataSpec:
     """What a model and a task need to know of the data."""
 
     input_shape: tuple[int, ...]
-    """Shape of one sample as the model sees it, e.g. (1, 28, 28)."""
+    """Shape of one sample as the model sees it, e.g. (1, 28, 28); of the first input, where there are several."""
     num_outputs: int
-    """Classes, or the width of a regression target."""
+    """Classes, tokens that can be predicted, or the width of a regression target."""
     kind: str = "classification"
-    """`classification` (targets: int64 class indices) or `regression` (targets: float)."""
+    """Name of the task that suits the targets, e.g. `classification` (int64 class indices (N,))."""
     class_names: tuple[str, ...] = ()
+    vocab_size: int | None = None
+    """The (first) input holds token ids 0 .. vocab_size - 1; None: it holds FP32 numbers."""
+    more_inputs: tuple[InputSpec, ...] = ()
+    """The inputs after the first."""
+    input_text: TextCodec | None = None
+    """What the input's tokens stand for."""
+    output_text: TextCodec | None = None
+    """What the predicted tokens stand for."""
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """Return all inputs in the order of the model's arguments."""
+        return (InputSpec(self.input_shape, self.vocab_size), *self.more_inputs)
 
 
 class Transform(Protocol):
-    """A batched transform that runs on the data's own device."""
+    """A batched transform that runs on the training device, outside autocast."""
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Map raw inputs (N, ...) to model inputs (N, ...) in FP32; a generator means training augmentation."""
+    def __call__(self, batch: Batch, generator: torch.Generator | None) -> Batch:
+        """Map a raw batch to what the model takes, numbers in FP32; a generator means training augmentation."""
+
+
+def as_it_is(batch: Batch, generator: torch.Generator | None) -> Batch:
+    """Return the batch unchanged: the transform of data that need none."""
+    del generator
+    return batch
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """A split that is held whole: raw inputs (N, ...) of any dtype and targets (N, ...)."""
+    """A split that is held whole: raw inputs and targets of any dtype, tensors (N, ...) or tuples of them."""
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tensors
+    targets: Tensors
     transform: Transform
     augments: bool = True
     """False: the transform ignores its generator, so a loader may apply it once instead of at every batch."""
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return Batch(self.inputs, self.targets).size
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """A split read sample by sample: dataset[i] -> (input, target), already transformed."""
+    """A split read sample by sample, by loader processes: dataset[i] -> (inputs, targets).
+
+    While a training sample is read, the global random states of torch, `random` and NumPy are seeded by (seed, epoch,
+    sample id): a dataset that augments draws from them. In evaluation they are left alone: the same sample is the same.
+    A sample that cannot be read raises DataError, which names the file.
+    """
 
     dataset: Dataset[Any]
+    collate: Callable[[list[Any]], tuple[Tensors, Tensors]] | None = None
+    """Makes a batch's raw inputs and targets of its samples, e.g. by padding; None stacks them."""
+    transform: Transform = as_it_is
+    augments: bool = False
+    """The transform uses its generator."""
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
+
+
+class BadFiles:
+    """What of the data could not be used: refused at once, or left out and counted (`data.on_error`)."""
+
+    def __init__(self, on_error: Literal["raise", "skip"] = "raise") -> None:
+        self.on_error = on_error
+        self.reasons: dict[str, None] = {}
+        """One line for each file left out, in the order they were met; a file met again is not counted again."""
+
+    def report(self, error: DataError) -> None:
+        """Raise `error`, which names the file, or note that the file is left out."""
+        if self.on_error == "raise":
+            raise error
+        self.reasons[str(error)] = None
 
 
 @dataclass(frozen=True)
@@ -78,13 +169,15 @@ class DataSplits:
     test: InMemory | Streamed
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What makes this data this data (name, sizes, checksum); recorded, and compared on resume."""
+    bad_files: BadFiles = field(default_factory=BadFiles)
+    """What was left out while the files were listed; loaders add what they meet."""
 
 
 class Metrics(Protocol):
     """Running metrics over one evaluation; state stays on the device until `compute`."""
 
-    def update(self, outputs: Tensor, batch: Batch) -> None:
-        """Add one batch; outputs are the model's, of any float dtype."""
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """Add one batch; outputs are what `Task.outputs` gave, of any float dtype."""
 
     def compute(self) -> dict[str, float]:
         """Return the metrics over all samples seen; `samples` is their exact count."""
@@ -92,19 +185,33 @@ class Metrics(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """What is learned: the loss, and how well it was learned."""
+    """What is learned: the loss, and how well it was learned. Derive from it for the defaults."""
 
     main_metric: str
     higher_is_better: bool
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean loss over the micro-batch as a 0-d tensor, computed in at least FP32."""
+        """Return the mean loss over the micro-batch's samples as a 0-d tensor, computed in at least FP32."""
+        raise NotImplementedError
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Any:
+        """Return what metrics and predictions need of the model; called under no_grad and the run's precision.
+
+        The default is the model's forward; a task that decodes step by step does it here.
+        """
+        return forward(model, batch.inputs)
 
     def metrics(self, device: torch.device) -> Metrics:
         """Return fresh metrics on `device`."""
+        raise NotImplementedError
+
+    def predictions(self, outputs: Any, batch: Batch) -> list[dict[str, Any]]:
+        """Return one JSON-able record per sample of an evaluated batch: what was predicted, and the target."""
+        raise NotImplementedError
 
     def summary(self, model: nn.Module, splits: DataSplits) -> Mapping[str, Any] | None:
         """Return what is worth printing at the end of a run (small, JSON-able), or None."""
+        return None
 
 
 class TrainedWeights(Protocol):

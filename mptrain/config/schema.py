@@ -60,6 +60,8 @@ class DataConfig(EntryConfig):
     """Loader processes for data that is not cached."""
     cache: Literal["auto", "device", "none"] = "auto"
     """Keep the data on the device (auto: when it is in memory and small enough); none uses loader workers."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What a file that cannot be used does: end the run (exit 6), or be left out, reported and counted."""
 
 
 class TaskConfig(EntryConfig):

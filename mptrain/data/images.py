@@ -6,24 +6,20 @@ Owns: reading them and checking that they are whole. Must not: train-time work (
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
-import lzma
 import sys
-from importlib import resources
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from mptrain.data.bundled_files import SHA256, read_bundled_arrays
 from mptrain.data.configs import Cifar10Config, FashionMnistConfig, GreyConfig, MnistConfig
 from mptrain.data.transforms import ImageTransform
 from mptrain.errors import DataError, first_line
 from mptrain.interfaces import DataSpec, DataSplits, InMemory
 from mptrain.torchvision_import import import_torchvision
 
-FASHION_SHA256 = "8b56bfc3e6015b400f66d19226dbe5708bfb9eb4cd67ca6ccb461926bee8edd9"
+FASHION_MNIST = "fashion_mnist_12k.npz.xz"
 TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 ImageConfig = GreyConfig | Cifar10Config
@@ -33,21 +29,13 @@ Images = tuple[Tensor, Tensor]
 
 def fashion_mnist_12k(config: GreyConfig) -> DataSplits:
     """Return the bundled Fashion-MNIST subset; raise DataError when the file is missing or damaged."""
-    file = resources.files("mptrain.data") / "bundled" / "fashion_mnist_12k.npz.xz"
-    try:
-        packed = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"data: the bundled file {file} cannot be read ({error}); reinstall mptrain") from error
-    digest = hashlib.sha256(packed).hexdigest()
-    if digest != FASHION_SHA256:
-        raise DataError(f"data: the bundled file {file} is damaged (sha256 {digest[:12]}...); reinstall mptrain")
-    with np.load(io.BytesIO(lzma.decompress(packed)), allow_pickle=False) as content:
-        train, test = (
-            (torch.from_numpy(content[f"{split}_images"]).unsqueeze(1), torch.from_numpy(content[f"{split}_labels"]))
-            for split in ("train", "test")
-        )
-        classes = tuple(map(str, content["classes"]))
-    return in_memory_splits(config, train, test, classes, {"sha256": digest})
+    content = read_bundled_arrays(FASHION_MNIST)
+    train, test = (
+        (torch.from_numpy(content[f"{split}_images"]).unsqueeze(1), torch.from_numpy(content[f"{split}_labels"]))
+        for split in ("train", "test")
+    )
+    classes = tuple(map(str, content["classes"]))
+    return in_memory_splits(config, train, test, classes, {"sha256": SHA256[FASHION_MNIST]})
 
 
 def downloaded(config: MnistConfig | FashionMnistConfig | Cifar10Config) -> DataSplits:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mptrain.config.schema import DataConfig
-from mptrain.data.cached import CachedEvalLoader, CachedTrainLoader
+from mptrain.data.cached import CachedEvalLoader, CachedTrainLoader, tensor_list
 from mptrain.data.order import EpochOrder
 from mptrain.data.workers import WorkerEvalLoader, WorkerTrainLoader
 from mptrain.errors import CapabilityError, ConfigError, DataError
@@ -78,7 +78,7 @@ def _is_held(split: InMemory, config: DataConfig, device: torch.device) -> bool:
     if config.cache == "none" or device.type != "cuda":
         return config.cache != "none"
     free, _total = torch.cuda.mem_get_info(device)
-    needed = split.inputs.nbytes + split.targets.nbytes
+    needed = sum(tensor.nbytes for part in (split.inputs, split.targets) for tensor in tensor_list(part))
     if config.cache == "device" and needed > free:
         raise CapabilityError(
             f"data.cache: the data take {needed / 1e9:.1f} GB, {device} has {free / 1e9:.1f} GB free; "

@@ -10,18 +10,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from mptrain.data.configs import AugmentConfig
+from mptrain.interfaces import Batch
 
 
-def as_float32(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return the inputs in FP32, unchanged."""
+def as_float32(batch: Batch, generator: torch.Generator | None) -> Batch:
+    """Return the batch with inputs in FP32, unchanged."""
     del generator
-    return inputs.to(torch.float32)
+    return batch._replace(inputs=batch.inputs.to(torch.float32))
 
 
-def unit_interval(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return uint8 inputs as FP32 in 0..1."""
+def unit_interval(batch: Batch, generator: torch.Generator | None) -> Batch:
+    """Return the batch with uint8 inputs as FP32 in 0..1."""
     del generator
-    return inputs.to(torch.float32).div_(255)
+    return batch._replace(inputs=batch.inputs.to(torch.float32).div_(255))
 
 
 class ImageTransform:
@@ -33,8 +34,9 @@ class ImageTransform:
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
         self._augment = augment
 
-    def __call__(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, batch: Batch, generator: torch.Generator | None) -> Batch:
         """Return images of the same size in FP32."""
+        inputs: Tensor = batch.inputs
         if generator is not None:
             if self._augment.crop_padding:
                 inputs = random_crop(inputs, self._augment.crop_padding, generator)
@@ -42,7 +44,7 @@ class ImageTransform:
                 inputs = random_flip(inputs, generator)
         if self._scale.device != inputs.device:
             self._scale, self._shift = self._scale.to(inputs.device), self._shift.to(inputs.device)
-        return (inputs * self._scale).add_(self._shift)
+        return batch._replace(inputs=(inputs * self._scale).add_(self._shift))
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from mptrain.data.cached import image_layout
+from mptrain.data.cached import image_layout, tensor_list
 from mptrain.data.order import EpochOrder, derive_seed
 from mptrain.errors import DataError, first_line
-from mptrain.interfaces import Batch, InMemory, Streamed
+from mptrain.interfaces import Batch, InMemory, Streamed, Tensors, map_tensors
 
 _IN_WORKER = "in DataLoader worker process"
 """What torch writes into an error that the dataset raised in a living process."""
@@ -57,18 +57,19 @@ class _Keys:
 
 class _InMemoryBatches(Dataset[Any]):
     def __init__(self, split: InMemory) -> None:
-        self._inputs, self._targets = split.inputs, split.targets
+        self._parts = split.inputs, split.targets
 
-    def __getitem__(self, key: _Key) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: _Key) -> tuple[Tensors, Tensors]:
         ids = torch.from_numpy(key.ids)
-        return self._inputs.index_select(0, ids), self._targets.index_select(0, ids)
+        inputs, targets = (map_tensors(lambda t: t.index_select(0, ids), part) for part in self._parts)
+        return inputs, targets
 
 
 class _StreamedBatches(Dataset[Any]):
     def __init__(self, split: Streamed) -> None:
-        self._dataset = split.dataset
+        self._dataset, self._collate = split.dataset, split.collate or _stack
 
-    def __getitem__(self, key: _Key) -> tuple[Tensor, Tensor] | DataError:
+    def __getitem__(self, key: _Key) -> tuple[Tensors, Tensors] | DataError:
         samples = []
         try:
             with _random_state_kept():
@@ -78,8 +79,13 @@ class _StreamedBatches(Dataset[Any]):
                     samples.append(self._dataset[index])
         except DataError as error:
             return error  # raised in a worker it would arrive as a traceback
-        inputs, targets = default_collate(samples)
-        return inputs, targets
+        return self._collate(samples)
+
+
+def _stack(samples: list[Any]) -> tuple[Tensors, Tensors]:
+    # default_collate makes a list of a tuple of arrays.
+    inputs, targets = (tuple(part) if isinstance(part, list) else part for part in default_collate(samples))
+    return inputs, targets
 
 
 @contextmanager
@@ -165,7 +171,7 @@ def _one_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch
     waiting: tuple[Batch, torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(stream):
-            copy = Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+            copy = Batch(*(map_tensors(lambda t: t.to(device, non_blocking=True), part) for part in batch))
             copied = torch.cuda.Event()
             copied.record(stream)
         if waiting is not None:
@@ -176,9 +182,10 @@ def _one_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch
 
 
 def _handed_over(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    current = torch.cuda.current_stream(batch.inputs.device)
+    tensors = [*tensor_list(batch.inputs), *tensor_list(batch.targets)]
+    current = torch.cuda.current_stream(tensors[0].device)
     current.wait_event(copied)
-    for tensor in batch:
+    for tensor in tensors:
         tensor.record_stream(current)  # the memory is not re-used before this stream is done with it
     return batch
 
@@ -197,8 +204,8 @@ class WorkerTrainLoader:
     ) -> None:
         self._order, self._channels_last = order, channels_last
         self._reader = _Reader(split, num_workers, device)
-        self._transform = split.transform if isinstance(split, InMemory) else None
-        self._generator = torch.Generator(device) if isinstance(split, InMemory) and split.augments else None
+        self._transform = split.transform
+        self._generator = torch.Generator(device) if split.augments else None
 
     def __len__(self) -> int:
         return len(self._order)
@@ -211,12 +218,10 @@ class WorkerTrainLoader:
         """Yield the epoch's micro-batches on the device, from micro-batch index `start`; nothing before it is read."""
         seed = derive_seed(self._order.seed, epoch)
         keys = _keys(self.order(epoch), self._order.batch_size, seed)[start:]
-        for index, (inputs, targets) in enumerate(self._reader.read(keys), start):
+        for index, batch in enumerate(self._reader.read(keys), start):
             if self._generator is not None:
                 self._generator.manual_seed(derive_seed(self._order.seed, epoch, index))
-            if self._transform is not None:
-                inputs = self._transform(inputs, self._generator)
-            yield Batch(image_layout(inputs, self._channels_last), targets)
+            yield image_layout(self._transform(batch, self._generator), self._channels_last)
 
 
 class WorkerEvalLoader:
@@ -234,13 +239,11 @@ class WorkerEvalLoader:
         self._keys = _keys(torch.arange(len(split)), batch_size, None)
         self._channels_last = channels_last
         self._reader = _Reader(split, num_workers, device)
-        self._transform = split.transform if isinstance(split, InMemory) else None
+        self._transform = split.transform
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __iter__(self) -> Iterator[Batch]:
-        for inputs, targets in self._reader.read(self._keys):
-            if self._transform is not None:
-                inputs = self._transform(inputs, None)
-            yield Batch(image_layout(inputs, self._channels_last), targets)
+        for batch in self._reader.read(self._keys):
+            yield image_layout(self._transform(batch, None), self._channels_last)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from mptrain.errors import first_line
+from mptrain.interfaces import Tensors, map_tensors
 
 
 class UnknownCallsError(Exception):
     """The model's forward decides by tensor values, which fake tensors do not have."""
 
 
-def calls(model: nn.Module, names: Collection[str], inputs: Tensor, batch_size: int) -> list[tuple[str, int]]:
+def calls(model: nn.Module, names: Collection[str], inputs: Tensors, batch_size: int) -> list[tuple[str, int]]:
     """Return (layer, rows) for each call of the layers `names` in one training forward of `batch_size` samples.
 
     `inputs` (N, ...) is any micro-batch as the model takes it; a row is all but the last dimension. Call under the
@@ -40,8 +41,8 @@ def calls(model: nn.Module, names: Collection[str], inputs: Tensor, batch_size: 
             # Fakes of the state, or counters such as BatchNorm's num_batches_tracked would really count.
             tensors = chain(model.named_parameters(), model.named_buffers())
             state: dict[str, Tensor] = {name: fake.from_tensor(tensor) for name, tensor in tensors}
-            batch = torch.empty((batch_size, *inputs.shape[1:]), dtype=inputs.dtype, device=inputs.device)
-            torch.func.functional_call(model, state, (batch,))
+            batch = map_tensors(lambda t: t.new_empty((batch_size, *t.shape[1:])), inputs)
+            torch.func.functional_call(model, state, batch if isinstance(batch, tuple) else (batch,))
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise UnknownCallsError(first_line(error)) from error
     finally:

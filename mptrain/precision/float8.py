@@ -25,9 +25,10 @@ from importlib.metadata import version
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mptrain.errors import CapabilityError, ConfigError, first_line
+from mptrain.interfaces import Tensors
 from mptrain.precision.calls import UnknownCallsError, calls
 from mptrain.precision.modes import GemmFormats, Mode
 
@@ -182,7 +183,7 @@ def replace_layers(model: nn.Module, names: Collection[str], make: Callable[[nn.
 
 
 def check_rows(
-    model: nn.Module, names: Collection[str], mode: Mode, inputs: Tensor, batch_sizes: Collection[int]
+    model: nn.Module, names: Collection[str], mode: Mode, inputs: Tensors, batch_sizes: Collection[int]
 ) -> None:
     """Raise ConfigError where a layer of `names`, not yet converted, sees rows that FP8 cannot take in training.
 

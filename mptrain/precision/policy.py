@@ -14,6 +14,7 @@ from torch import nn
 
 from mptrain.config.precision import GemmFormatsConfig, PrecisionConfig
 from mptrain.errors import ConfigError
+from mptrain.interfaces import Batch, Tensors, map_tensors
 from mptrain.precision import block_scaled, capability, float8
 from mptrain.precision.calls import UnknownCallsError, calls
 from mptrain.precision.emulated_gemm import coverable, emulate_layer
@@ -48,7 +49,7 @@ class PrecisionPolicy:
         set_tf32(self.mode.computed == "tf32" and not self.emulated)
         torch.backends.mha.set_fastpath_enabled(False)
 
-    def prepare(self, model: nn.Module, inputs: torch.Tensor, batch_sizes: Collection[int]) -> None:
+    def prepare(self, model: nn.Module, inputs: Tensors, batch_sizes: Collection[int]) -> None:
         """Plan for the FP32 `model` and carry it out: formats of weights, modules that run apart, converted layers.
 
         `inputs` (N, ...) are blank samples, `batch_sizes` those of training's micro-batches. Parameters stay the same
@@ -77,17 +78,17 @@ class PrecisionPolicy:
         if self.emulated:
             self._emulate(model)
 
-    def _called(self, model: nn.Module, inputs: torch.Tensor) -> list[str] | None:
+    def _called(self, model: nn.Module, inputs: Tensors) -> list[str] | None:
         """Return the layers that a forward calls, in order, if single layers matter; None where it cannot be told."""
         if not (self.mode.gemm or self.config.overrides):
             return None
-        blank = inputs.float() if inputs.is_floating_point() else inputs
+        blank = Batch(map_tensors(lambda t: t.float() if t.is_floating_point() else t, inputs), None)
         try:
-            return [name for name, _ in calls(model, layers_with_products(model), blank, len(inputs))]
+            return [name for name, _ in calls(model, layers_with_products(model), blank.inputs, blank.size)]
         except UnknownCallsError:
             return None
 
-    def _convert(self, model: nn.Module, inputs: torch.Tensor, batch_sizes: Collection[int]) -> None:
+    def _convert(self, model: nn.Module, inputs: Tensors, batch_sizes: Collection[int]) -> None:
         """Let torchao run the layers that the plan gives operand formats."""
         by_mode: dict[Mode, list[str]] = {}
         problems = []
@@ -123,9 +124,11 @@ class PrecisionPolicy:
         self._emulations = [Fp32Accumulation()] if computed & {"fp16", "bf16"} else []  # type: ignore[no-untyped-call]
         self._emulations += [Tf32Products()] if "tf32" in computed else []  # type: ignore[no-untyped-call]
 
-    def convert_input(self, inputs: torch.Tensor) -> torch.Tensor:
+    def convert_input(self, inputs: Tensors) -> Tensors:
         """Give floating-point inputs the format that the model's first layer expects."""
-        return inputs.double() if self.mode.stored == "fp64" and inputs.is_floating_point() else inputs
+        if self.mode.stored != "fp64":
+            return inputs
+        return map_tensors(lambda t: t.double() if t.is_floating_point() else t, inputs)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context for forward and loss, and nothing else.

@@ -28,12 +28,14 @@ class RegressionConfig(TaskConfig):
     """Mean squared error."""
 
 
-@TASKS.register("classification", config=ClassificationConfig, description="Cross-entropy; accuracy, top-5, loss")
+@TASKS.register(
+    "classification", config=ClassificationConfig, description="Cross-entropy over classes; accuracy, F1, top-5"
+)
 def _classification(config: ClassificationConfig, spec: DataSpec) -> Task:
     from mptrain.tasks.classification import Classification
 
     _check_kind(config, spec)
-    return Classification(spec.num_outputs, config.label_smoothing)
+    return Classification(spec.num_outputs, config.label_smoothing, spec.class_names)
 
 
 @TASKS.register("regression", config=RegressionConfig, description="Mean squared error; MSE, R2")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mptrain.interfaces import Batch, DataSplits, InMemory, Metrics
+from mptrain.interfaces import Batch, DataSplits, InMemory, Metrics, Task
 from mptrain.tasks.outputs import at_least_fp32, check_outputs
 
 MAX_FEATURES = 256
@@ -21,7 +21,7 @@ MAX_SHOWN = 16
 """Weights are listed up to this many; the largest difference always is."""
 
 
-class Regression:
+class Regression(Task):
     """Mean squared error of (N, width) outputs."""
 
     main_metric = "mse"
@@ -41,12 +41,18 @@ class Regression:
         """Return fresh sums on `device`."""
         return RegressionMetrics(self._width, device)
 
+    def predictions(self, outputs: Any, batch: Batch) -> list[dict[str, Any]]:
+        """Return each sample's predicted and true numbers."""
+        pairs = zip(outputs.double().tolist(), batch.targets.double().tolist(), strict=True)
+        return [{"predicted": predicted, "target": target} for predicted, target in pairs]
+
     def summary(self, model: nn.Module, splits: DataSplits) -> Mapping[str, Any] | None:
         """Return learned weights, the FP64 least-squares solution and their largest difference; None if not linear."""
         layer = _only_linear(model)
         if layer is None or layer.in_features > MAX_FEATURES or not isinstance(splits.train, InMemory):
             return None
-        inputs = splits.train.transform(splits.train.inputs, None).flatten(1).double().cpu()
+        raw = Batch(splits.train.inputs, splits.train.targets)
+        inputs = splits.train.transform(raw, None).inputs.flatten(1).double().cpu()
         learned = layer.weight.detach().double().cpu().T
         if layer.bias is not None:
             inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], dim=1)

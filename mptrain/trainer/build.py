@@ -22,7 +22,7 @@ from mptrain.config.schema import DataConfig, EntryConfig, RunConfig
 from mptrain.data.loading import TrainLoader, check_labels, make_eval_loader, make_train_loader
 from mptrain.environment import set_cublas_workspace
 from mptrain.errors import CapabilityError, ConfigError, first_line
-from mptrain.interfaces import Batch, DataSpec, DataSplits, Task
+from mptrain.interfaces import Batch, DataSpec, DataSplits, Task, Tensors, forward
 from mptrain.optim.build import decay_groups
 from mptrain.optim.ema import WeightAverage
 from mptrain.optim.progress import AppliedSteps
@@ -251,9 +251,15 @@ def _set_determinism(enabled: bool) -> None:
     torch.backends.cudnn.benchmark = not enabled
 
 
-def _blank(spec: DataSpec, policy: PrecisionPolicy, device: torch.device) -> torch.Tensor:
-    """Return two blank samples as the model takes them."""
-    return policy.convert_input(torch.zeros(2, *spec.input_shape, device=device))
+def _blank(spec: DataSpec, policy: PrecisionPolicy, device: torch.device) -> Tensors:
+    """Return two samples as the model takes them: zeros, and of whole numbers (tokens, lengths) the largest."""
+    made = tuple(
+        torch.zeros(2, *each.shape, device=device)
+        if each.vocab_size is None
+        else torch.full((2, *each.shape), each.vocab_size - 1, device=device)
+        for each in spec.inputs
+    )
+    return policy.convert_input(made if len(made) > 1 else made[0])
 
 
 def _batch_sizes(config: DataConfig, num_train: int) -> set[int]:
@@ -268,7 +274,7 @@ def _probe(model: nn.Module, spec: DataSpec, policy: PrecisionPolicy, config: Ru
     blank = _blank(spec, policy, next(model.parameters()).device)
     model.eval()
     with _fitting(spec, config), torch.no_grad(), policy.arithmetic(), policy.autocast():
-        model(blank)
+        forward(model, blank)
     model.train()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,10 +14,16 @@ from mptrain.precision.policy import PrecisionPolicy
 
 
 def evaluate(
-    model: nn.Module, task: Task, batches: Iterable[Batch], policy: PrecisionPolicy, device: torch.device
+    model: nn.Module,
+    task: Task,
+    batches: Iterable[Batch],
+    policy: PrecisionPolicy,
+    device: torch.device,
+    on_batch: Callable[[Any, Batch], None] = lambda outputs, batch: None,
 ) -> dict[str, float]:
     """Return the task's metrics over all of `batches`; the model's training mode is as before afterwards.
 
+    `on_batch` sees the task's outputs for each batch.
     Raises ConfigError for a task whose metrics are no numbers or lack its main one.
     """
     metrics = task.metrics(device)
@@ -28,8 +34,9 @@ def evaluate(
             for batch in batches:
                 batch = batch._replace(inputs=policy.convert_input(batch.inputs))
                 with policy.arithmetic(), policy.autocast():
-                    outputs = model(batch.inputs)
+                    outputs = task.outputs(model, batch)
                 metrics.update(outputs, batch)
+                on_batch(outputs, batch)
     finally:
         model.train(was_training)
     return _plain(metrics.compute(), task.main_metric)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mptrain.config.schema import DebugConfig, FaultKind
 from mptrain.errors import ConfigError
-from mptrain.interfaces import Batch
+from mptrain.interfaces import Batch, map_tensors
 
 
 class NoFaults:
@@ -62,9 +62,10 @@ class PlantedFaults(NoFaults):
         """Fill the inputs with NaN."""
         if "nan_input" not in self._now:
             return batch
-        if not batch.inputs.is_floating_point():
+        tensors = batch.inputs if isinstance(batch.inputs, tuple) else (batch.inputs,)
+        if not any(tensor.is_floating_point() for tensor in tensors):
             raise ConfigError("debug.plant: nan_input needs floating-point inputs; plant nan_loss instead")
-        return batch._replace(inputs=torch.full_like(batch.inputs, float("nan")))
+        return batch._replace(inputs=map_tensors(_nan_like, batch.inputs))
 
     def on_loss(self, loss: Tensor) -> Tensor:
         """Make the loss NaN."""
@@ -75,6 +76,10 @@ class PlantedFaults(NoFaults):
         if "inf_grad" in self._now:
             gradient = next(each for each in gradients if each.numel())
             gradient[(0,) * gradient.dim()] = float("inf")
+
+
+def _nan_like(tensor: Tensor) -> Tensor:
+    return torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor
 
 
 def make_faults(config: DebugConfig) -> NoFaults:

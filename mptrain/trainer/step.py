@@ -69,14 +69,14 @@ class TrainStep:
     def __call__(self, window: Sequence[Batch]) -> int:
         """Attempt one step and return its number of samples; the gradient is their mean, or sum (task.reduction)."""
         parts, scaler, outcome = self._parts, self._parts.scaler, self._outcome
-        total = sum(len(batch.inputs) for batch in window)
+        total = sum(batch.size for batch in window)
         for param in self._params:
             param.grad = None
         parts.buffers.keep()
         for index, batch in enumerate(window):
             with parts.policy.arithmetic():
                 loss = parts.faults.on_loss(_checked(self._loss(parts.faults.on_batch(batch))))
-                size = len(batch.inputs)
+                size = batch.size
                 share = loss * (size / total) if len(window) > 1 else loss  # true also in a short last window
                 outcome.loss.copy_(share.detach()) if index == 0 else outcome.loss.add_(share.detach())
                 self._require_connection(loss.requires_grad)
