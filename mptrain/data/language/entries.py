@@ -1,0 +1,6 @@
+"""Names and descriptions of the datasets for language modelling.
+
+Owns: their registration. Must not: import torch at module level; each build names its module.
+"""
+
+from __future__ import annotations

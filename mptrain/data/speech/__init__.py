@@ -1,0 +1,1 @@
+"""Datasets for keywords and transcription from speech."""

@@ -1,0 +1,1 @@
+"""Models for keywords and transcription from speech."""
