@@ -109,7 +109,8 @@ def _validate(tree: Node, search: Sequence[str]) -> tuple[RunConfig, Node, list[
 
 
 def _entry_class(section: str, name: str) -> type[EntryConfig] | None:
-    return next((entry.config for entry in REGISTRIES[section] if entry.name == name), None)
+    entry = REGISTRIES[section].find(name)
+    return None if entry is None else entry.config
 
 
 def _known_keys(section: str, name: str) -> Collection[str] | None:

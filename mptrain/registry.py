@@ -40,6 +40,8 @@ class Entry(Generic[C, B]):
 class Registry(Generic[C, B]):
     """Names of one kind; a duplicate raises, an unknown name lists what exists.
 
+    A name that ends in `/*` is a family: `timm/*` takes every name that begins with `timm/`.
+
     `C` is the base of the entries' Config classes, `B` what their `build` returns.
     """
 
@@ -67,13 +69,21 @@ class Registry(Generic[C, B]):
 
     def get(self, name: str) -> Entry[C, B]:
         """Return the entry called `name`; raise UnknownNameError with the nearest names."""
-        if name in self._entries:
-            return self._entries[name]
+        found = self.find(name)
+        if found is not None:
+            return found
         near = difflib.get_close_matches(name[:100], self._entries, n=3, cutoff=0.6)
         hint = f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
         raise UnknownNameError(
             f"{shorten(name)!r} is not a known {self.kind}{hint}; `mptrain ls {self.plural}` lists them"
         )
+
+    def find(self, name: str) -> Entry[C, B] | None:
+        """Return the entry called `name`, or the family that takes it; None where there is neither."""
+        family, slash, member = name.partition("/")
+        if not slash:
+            return self._entries.get(name)
+        return self._entries.get(f"{family}/*") if member not in ("", "*") else None
 
     def config_type(self, name: str) -> type[C]:
         """Return the Config class that validates the section selecting `name`.

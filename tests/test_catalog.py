@@ -11,11 +11,11 @@ import pytest
 
 from mptrain.catalog import REGISTRIES, annotated_yaml, config_from_mapping, load_config, to_yaml
 from mptrain.config.precision import PRECISION_MODES
-from mptrain.config.schema import RunConfig
+from mptrain.config.schema import ModelConfig, RunConfig
 from mptrain.config.tree import Origin
 from mptrain.config.yaml_reader import parse_yaml
-from mptrain.errors import ConfigError
-from mptrain.registry import MODELS
+from mptrain.errors import ConfigError, UnknownNameError
+from mptrain.registry import MODELS, Registry
 from tests.config.files import PLAIN, write
 
 
@@ -146,7 +146,7 @@ def test_a_mapping_is_checked_like_a_file() -> None:
 
 PLUGIN = """
 from mptrain.config.schema import ModelConfig
-from mptrain.registry import MODELS
+from mptrain.registry import MODELS, Registry
 
 
 class TinyConfig(ModelConfig):
@@ -234,3 +234,14 @@ def test_an_installed_package_joins_by_its_entry_point(tmp_path: Path) -> None:
     )
     assert "joined" in done.stdout
     assert "from an installed package" in done.stdout
+
+
+def test_a_family_takes_every_name_that_begins_with_it():
+    registry = Registry("model", "models", ModelConfig)
+    registry.register("hub/*", config=ModelConfig, description="any of a hub")(lambda config: config.name)
+    assert registry.build(ModelConfig(name="hub/some-net")) == "hub/some-net"
+    assert registry.find("hub/") is None
+    assert registry.find("hub/*") is None
+    assert registry.find("hubby/x") is None
+    with pytest.raises(UnknownNameError, match="hub"):
+        registry.get("hub")

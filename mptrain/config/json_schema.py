@@ -5,6 +5,7 @@ Owns: how registry entries, shorthands and `extends` look in JSON Schema. Must n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,15 +58,23 @@ def _entry_section(
     by_class: dict[type[EntryConfig], list[str]] = {}
     for name, cls in names:
         by_class.setdefault(cls, []).append(name)
-    choices: list[dict[str, Any]] = [{"enum": sorted(name for name, _ in names)}]
+    choices: list[dict[str, Any]] = [_names_schema([name for name, _ in names])]
     for cls, own in by_class.items():
         definition = dict(defs[refs[cls, "validation"]["$ref"].rsplit("/", 1)[1]])
-        selector = {"description": f"Selects the {section}.", "enum": sorted(own)}
+        selector = {"description": f"Selects the {section}.", **_names_schema(own)}
         definition["properties"] = {**definition["properties"], "name": selector}
-        key = f"{section}.{min(own)}"  # unique, unlike the names of classes from several plugins
+        key = f"{section}.{min(own).replace('/*', '')}"  # unique, unlike the names of classes from several plugins
         defs[key] = definition
         choices.append({"$ref": f"#/$defs/{key}"})
     return {"description": run["properties"][section].get("description", ""), "anyOf": choices}
+
+
+def _names_schema(names: Sequence[str]) -> dict[str, Any]:
+    """Return the schema of entry names; a family (`timm/*`) takes all that begin with it."""
+    listed: dict[str, Any] = {"enum": sorted(name for name in names if not name.endswith("/*"))}
+    families = [{"type": "string", "pattern": f"^{re.escape(name[:-1])}."} for name in names if name.endswith("/*")]
+    choices = [*([listed] if listed["enum"] else []), *families]
+    return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
 
 def _allow_bare_values(properties: dict[str, Any], defs: Mapping[str, Any]) -> None:
