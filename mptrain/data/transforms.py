@@ -1,15 +1,9 @@
-"""Batched transforms that run on the data's own device.
-
-Owns: normalising and augmenting in-memory images. Must not: use any random state but the generator it is given.
-"""
+"""The batched transforms that several kinds of data share. Must not: augment, or read the device."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from mptrain.data.configs import AugmentConfig
 from mptrain.interfaces import Batch
 
 
@@ -23,42 +17,3 @@ def unit_interval(batch: Batch, generator: torch.Generator | None) -> Batch:
     """Return the batch with uint8 inputs as FP32 in 0..1."""
     del generator
     return batch._replace(inputs=batch.inputs.to(torch.float32).div_(255))
-
-
-class ImageTransform:
-    """uint8 images (N, C, H, W) -> FP32, (value / 255 - mean) / std per channel; augmented given a generator."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], augment: AugmentConfig) -> None:
-        # value / 255 and the normalisation in one multiply and one add.
-        self._scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1)
-        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
-        self._augment = augment
-
-    def __call__(self, batch: Batch, generator: torch.Generator | None) -> Batch:
-        """Return images of the same size in FP32."""
-        inputs: Tensor = batch.inputs
-        if generator is not None:
-            if self._augment.crop_padding:
-                inputs = random_crop(inputs, self._augment.crop_padding, generator)
-            if self._augment.flip:
-                inputs = random_flip(inputs, generator)
-        if self._scale.device != inputs.device:
-            self._scale, self._shift = self._scale.to(inputs.device), self._shift.to(inputs.device)
-        return batch._replace(inputs=(inputs * self._scale).add_(self._shift))
-
-
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image (N, C, H, W) left to right with probability one half."""
-    flipped = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
-    return torch.where(flipped, images.flip(-1), images)
-
-
-def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Shift each image (N, C, H, W) by up to `padding` pixels each way, filling with zeros."""
-    count, _, height, width = images.shape
-    padded = functional.pad(images, (padding,) * 4)
-    offsets = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=images.device)
-    rows = offsets[0] + torch.arange(height, device=images.device)
-    columns = offsets[1] + torch.arange(width, device=images.device)
-    sample = torch.arange(count, device=images.device).view(-1, 1, 1)
-    return padded.permute(0, 2, 3, 1)[sample, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()

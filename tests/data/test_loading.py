@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mptrain.config.schema import DataConfig
+from mptrain.data.images.transforms import random_flip
 from mptrain.data.loading import TrainLoader, check_labels, make_eval_loader, make_train_loader
-from mptrain.data.transforms import random_flip
 from mptrain.errors import ConfigError, DataError
 from mptrain.interfaces import Batch, DataSpec, DataSplits, InMemory, Streamed
 

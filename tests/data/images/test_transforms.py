@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mptrain.data.configs import AugmentConfig
-from mptrain.data.transforms import ImageTransform, random_crop, random_flip, unit_interval
+from mptrain.data.images.configs import AugmentConfig
+from mptrain.data.images.transforms import ImageTransform, random_crop, random_flip
+from mptrain.data.transforms import unit_interval
+from mptrain.interfaces import Batch
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -17,11 +19,15 @@ def pictures(count: int = 64, channels: int = 3) -> torch.Tensor:
     return torch.randint(256, (count, channels, 8, 6), dtype=torch.uint8, generator=generator(9))
 
 
+def batch_of(images: torch.Tensor) -> Batch:
+    return Batch(images, torch.arange(len(images)) % 10)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalisation_agrees_with_torchvision(channels: int) -> None:
     v2 = pytest.importorskip("torchvision.transforms.v2")
     mean, std = (0.5, 0.4, 0.3)[:channels], (0.2, 0.3, 0.1)[:channels]
-    ours = ImageTransform(mean, std, AugmentConfig())(pictures(channels=channels), None)
+    ours = ImageTransform(mean, std, AugmentConfig())(batch_of(pictures(channels=channels)), None).inputs
     theirs = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
     assert ours.dtype is torch.float32
     torch.testing.assert_close(ours, theirs(pictures(channels=channels)), rtol=1e-5, atol=1e-5)
@@ -50,11 +56,11 @@ def test_crop_shifts_each_image_alone_and_fills_with_black() -> None:
 
 def test_the_generator_decides_everything() -> None:
     transform = ImageTransform((0.5,), (0.2,), AugmentConfig(flip=True, crop_padding=2))
-    images = pictures(channels=1)
-    assert torch.equal(transform(images, generator(1)), transform(images, generator(1)))
-    assert not torch.equal(transform(images, generator(1)), transform(images, generator(2)))
-    assert torch.equal(transform(images, None), transform(images, None))
+    one, again, other = (transform(batch_of(pictures(channels=1)), generator(seed)).inputs for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
 
 
 def test_unit_interval() -> None:
-    assert unit_interval(torch.tensor([[0, 51, 255]], dtype=torch.uint8), None).tolist() == [[0, pytest.approx(0.2), 1]]
+    batch = Batch(torch.tensor([[0, 51, 255]], dtype=torch.uint8), torch.tensor([1]))
+    assert unit_interval(batch, None).inputs.tolist() == [[0, pytest.approx(0.2), 1]]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mptrain.data.configs import FolderConfig
+from mptrain.data.images.configs import FolderConfig
 from mptrain.errors import DataError, first_line
 from mptrain.interfaces import DataSpec, DataSplits, Streamed
 from mptrain.torchvision_import import import_torchvision

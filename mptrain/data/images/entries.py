@@ -1,4 +1,4 @@
-"""Names and descriptions of the built-in datasets.
+"""Names and descriptions of the built-in image classification sets.
 
 Owns: their registration. Must not: import torch or numpy at module level; each build names its module.
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mptrain.data.configs import (
-    ArraysConfig,
+from mptrain.data.images.configs import (
     Cifar10Config,
     Cifar100Config,
     FashionMnistConfig,
     FolderConfig,
     GreyConfig,
-    LineConfig,
     MnistConfig,
-    SyntheticConfig,
 )
 from mptrain.registry import DATASETS
 
@@ -26,9 +23,9 @@ if TYPE_CHECKING:
 
 @DATASETS.register("fashion_mnist_12k", config=GreyConfig, description="Fashion-MNIST, 10,000 + 2,000 images, bundled")
 def _fashion_mnist_12k(config: GreyConfig, seed: int) -> DataSplits:
-    from mptrain.data import images
+    from mptrain.data.images import in_memory
 
-    return images.fashion_mnist_12k(config)
+    return in_memory.fashion_mnist_12k(config)
 
 
 @DATASETS.register("mnist", config=MnistConfig, description="MNIST, 28x28 grey digits, torchvision")
@@ -36,35 +33,14 @@ def _fashion_mnist_12k(config: GreyConfig, seed: int) -> DataSplits:
 @DATASETS.register("cifar10", config=Cifar10Config, description="CIFAR-10, 32x32 colour, torchvision")
 @DATASETS.register("cifar100", config=Cifar100Config, description="CIFAR-100, 32x32 colour, torchvision")
 def _downloaded(config: MnistConfig | FashionMnistConfig | Cifar10Config, seed: int) -> DataSplits:
-    from mptrain.data import images
+    from mptrain.data.images import in_memory
 
-    return images.downloaded(config)
+    return in_memory.downloaded(config)
 
 
 @DATASETS.register("image_folder", config=FolderConfig, description="Image files in train/<class>/ and test/<class>/")
 @DATASETS.register("imagenet", config=FolderConfig, description="ImageNet: train/ and val/ folders, or its archives")
 def _folder(config: FolderConfig, seed: int) -> DataSplits:
-    from mptrain.data import folders
+    from mptrain.data.images import folders
 
     return folders.image_folder(config)
-
-
-@DATASETS.register("synthetic", config=SyntheticConfig, description="Learnable random data of any shape, seeded")
-def _synthetic(config: SyntheticConfig, seed: int) -> DataSplits:
-    from mptrain.data import generated
-
-    return generated.synthetic(config)
-
-
-@DATASETS.register("line", config=LineConfig, description="y = w x + b + noise, the classroom regression, seeded")
-def _line(config: LineConfig, seed: int) -> DataSplits:
-    from mptrain.data import generated
-
-    return generated.line(config)
-
-
-@DATASETS.register("arrays", config=ArraysConfig, description="Your own arrays in one .npz file")
-def _arrays(config: ArraysConfig, seed: int) -> DataSplits:
-    from mptrain.data import arrays
-
-    return arrays.load(config)

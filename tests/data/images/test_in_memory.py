@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import lzma
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,9 @@ import torch
 from pydantic import ValidationError
 
 import mptrain.data
-from mptrain.data import images
+from mptrain.data.images import in_memory
 from mptrain.errors import DataError
-from mptrain.interfaces import DataSplits, InMemory
+from mptrain.interfaces import Batch, DataSplits, InMemory
 from mptrain.registry import DATASETS
 
 assert mptrain.data  # registers the entries
@@ -35,29 +32,9 @@ def test_bundled_fashion_mnist_is_balanced_and_normalised() -> None:
     assert splits.spec.class_names[0] == "t-shirt/top"
     assert train.targets.bincount().tolist() == [1000] * 10
     assert test.targets.bincount().tolist() == [200] * 10
-    pixels = train.transform(train.inputs, None)
+    pixels = train.transform(Batch(train.inputs, train.targets), None).inputs
     assert abs(float(pixels.mean())) < 0.01
     assert float(pixels.std()) == pytest.approx(1, abs=0.01)
-
-
-def test_bundled_readme_and_licence_are_there_and_true() -> None:
-    folder = resources.files("mptrain.data") / "bundled"
-    readme = (folder / "README.md").read_text()
-    packed = (folder / "fashion_mnist_12k.npz.xz").read_bytes()
-    assert hashlib.sha256(packed).hexdigest() in readme
-    assert f"{len(packed):,} bytes" in readme
-    assert "Zalando SE" in (folder / "fashion-mnist-LICENSE.txt").read_text()
-
-
-def test_a_damaged_bundle_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "bundled").mkdir()
-    monkeypatch.setattr(images.resources, "files", lambda _package: tmp_path)
-    with pytest.raises(DataError, match="cannot be read"):
-        build("fashion_mnist_12k")
-    (tmp_path / "bundled" / "fashion_mnist_12k.npz.xz").write_bytes(lzma.compress(b"something else"))
-    with pytest.raises(DataError, match="is damaged") as caught:
-        build("fashion_mnist_12k")
-    assert "\n" not in str(caught.value)
 
 
 def test_augmentation_is_of_the_training_split_only() -> None:
@@ -105,7 +82,7 @@ class Cifar:
 
 
 def test_colour_images_become_channels_first() -> None:
-    inputs, labels = images._images(Cifar())
+    inputs, labels = in_memory._images(Cifar())
     assert inputs.shape == (2, 3, 32, 32)
     assert inputs[1, 2, 5, 7] == Cifar.data[1, 5, 7, 2]
     assert labels.tolist() == [3, 1]

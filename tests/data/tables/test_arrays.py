@@ -13,7 +13,7 @@ import torch
 
 import mptrain.data
 from mptrain.errors import DataError
-from mptrain.interfaces import DataSplits, InMemory
+from mptrain.interfaces import Batch, DataSplits, InMemory
 from mptrain.registry import DATASETS
 
 assert mptrain.data  # registers the entries
@@ -43,7 +43,9 @@ def test_classification(tmp_path: Path) -> None:
     train = splits.train
     assert isinstance(train, InMemory)
     assert (splits.spec.kind, splits.spec.num_outputs, splits.spec.input_shape) == ("classification", 3, (3,))
-    assert torch.equal(train.transform(train.inputs, None), torch.from_numpy(GOOD["train_inputs"]))
+    assert torch.equal(
+        train.transform(Batch(train.inputs, train.targets), None).inputs, torch.from_numpy(GOOD["train_inputs"])
+    )
     assert train.targets.dtype is torch.int64
     assert splits.identity["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -62,7 +64,7 @@ def test_bytes_are_scaled_to_one(tmp_path: Path) -> None:
     images = RNG.integers(0, 256, (12, 1, 4, 4), dtype=np.uint8)
     splits = build(saved(tmp_path, train_inputs=images, test_inputs=images[:6]))
     assert isinstance(splits.train, InMemory)
-    seen = splits.train.transform(splits.train.inputs, None)
+    seen = splits.train.transform(Batch(splits.train.inputs, splits.train.targets), None).inputs
     torch.testing.assert_close(seen, torch.from_numpy(images).float() / 255)
 
 
@@ -138,7 +140,7 @@ def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A small limit stands for a large file.
-    monkeypatch.setattr("mptrain.data.arrays.MAX_UNPACKED_BYTES", 10_000)
+    monkeypatch.setattr("mptrain.data.tables.arrays.MAX_UNPACKED_BYTES", 10_000)
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, **{**GOOD, "train_inputs": np.zeros((12, 300_000), np.float32)})
     with pytest.raises(DataError, match="20 times its size"):

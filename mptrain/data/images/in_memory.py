@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mptrain.data.bundled_files import SHA256, read_bundled_arrays
-from mptrain.data.configs import Cifar10Config, FashionMnistConfig, GreyConfig, MnistConfig
-from mptrain.data.transforms import ImageTransform
+from mptrain.data.images.configs import Cifar10Config, FashionMnistConfig, GreyConfig, MnistConfig
+from mptrain.data.images.transforms import ImageTransform
 from mptrain.errors import DataError, first_line
 from mptrain.interfaces import DataSpec, DataSplits, InMemory
 from mptrain.torchvision_import import import_torchvision

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mptrain.data.configs import ArraysConfig
+from mptrain.data.tables.configs import ArraysConfig
 from mptrain.data.transforms import as_float32, unit_interval
 from mptrain.errors import DataError, first_line
 from mptrain.interfaces import DataSpec, DataSplits, InMemory

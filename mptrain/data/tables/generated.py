@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from mptrain.data.configs import LineConfig, SyntheticConfig
+from mptrain.data.tables.configs import LineConfig, SyntheticConfig
 from mptrain.data.transforms import as_float32
 from mptrain.errors import OutOfMemoryError
 from mptrain.interfaces import DataSpec, DataSplits, InMemory

@@ -1,0 +1,1 @@
+"""Tables: arrays, csv files, and data made from a formula."""
