@@ -8,11 +8,9 @@ sample's randomness is seeded by (seed, epoch, sample id); an in-memory split is
 
 from __future__ import annotations
 
-import random
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mptrain.data.cached import image_layout, tensor_list
 from mptrain.data.order import EpochOrder, derive_seed
+from mptrain.data.randomness import random_state_kept, seed_everything
 from mptrain.errors import DataError, first_line
 from mptrain.interfaces import Batch, InMemory, Streamed, Tensors, map_tensors
 
@@ -72,10 +71,10 @@ class _StreamedBatches(Dataset[Any]):
     def __getitem__(self, key: _Key) -> tuple[Tensors, Tensors] | DataError:
         samples = []
         try:
-            with _random_state_kept():
+            with random_state_kept():
                 for index in key.ids.tolist():
                     if key.seed is not None:
-                        _seed_everything(derive_seed(key.seed, index))
+                        seed_everything(derive_seed(key.seed, index))
                     samples.append(self._dataset[index])
         except DataError as error:
             return error  # raised in a worker it would arrive as a traceback
@@ -86,23 +85,6 @@ def _stack(samples: list[Any]) -> tuple[Tensors, Tensors]:
     # default_collate makes a list of a tuple of arrays.
     inputs, targets = (tuple(part) if isinstance(part, list) else part for part in default_collate(samples))
     return inputs, targets
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
-
-
-def _seed_everything(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset the GPU's generators too
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 def _leave_to_main(_worker: int) -> None:
