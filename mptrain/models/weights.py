@@ -1,4 +1,4 @@
-"""Initial weights of a torchvision network: from a file, or by torchvision's name through the network.
+"""Initial weights of a torchvision network or its backbone: from a file, or by torchvision's name through the network.
 
 Owns: reading, checking and fitting a state dict. Must not: change the network's structure, or unpickle code.
 """
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from mptrain.errors import ConfigError, DataError, first_line
-from mptrain.models.configs import AuxConfig
 from mptrain.torchvision_import import import_torchvision
 
 if TYPE_CHECKING:
@@ -36,11 +35,11 @@ def load_weights(model: nn.Module, config: VisionConfig, num_outputs: int) -> No
     Raises ConfigError for an unknown name or weights of another network, DataError for a file missing or damaged.
     """
     assert config.weights is not None
-    state = _download(config.name, config.weights) if is_download(config.weights) else _read(config.weights)
-    if isinstance(config, AuxConfig) and not config.aux_logits:
-        state = {key: value for key, value in state.items() if not key.lower().startswith("aux")}
+    state = _state(config.name, config.weights, "model.weights")
     wanted = model.state_dict()
-    _check_keys(config.weights, wanted.keys(), state.keys())
+    if not any(map(_is_auxiliary, wanted)):
+        state = {key: value for key, value in state.items() if not _is_auxiliary(key)}
+    _check_keys("model.weights", config.weights, wanted.keys(), state.keys())
     state = _sum_input_channels(config.weights, wanted, state)
     other = {key for key in wanted if wanted[key].shape != state[key].shape}
     head = {
@@ -61,15 +60,45 @@ def load_weights(model: nn.Module, config: VisionConfig, num_outputs: int) -> No
     model.load_state_dict({key: wanted[key] if key in head else state[key] for key in wanted})
 
 
-def _check_keys(source: str, wanted: Set[str], found: Set[str]) -> None:
+def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
+    """Load the weights `source` of the classification network `name` into `backbone`, its layers without the head.
+
+    Raises ConfigError for an unknown name or weights of another network, DataError for a file missing or damaged.
+    """
+    option = "model.backbone_weights"
+    layers = {
+        key.removeprefix("features."): value  # what torchvision's MobileNets hold their layers in
+        for key, value in _state(name, source, option).items()
+        if not key.startswith(("fc.", "classifier."))
+    }
+    wanted = backbone.state_dict()
+    _check_keys(option, source, wanted.keys(), layers.keys())
+    other = [key for key in wanted if wanted[key].shape != layers[key].shape]
+    if other:
+        raise ConfigError(
+            f"{option}: {source} does not fit {name}: {other[0]} is {tuple(layers[other[0]].shape)} in the weights, "
+            f"{tuple(wanted[other[0]].shape)} in the model; check model.name"
+        )
+    backbone.load_state_dict(layers)
+
+
+def _is_auxiliary(key: str) -> bool:
+    """Say whether a weight belongs to an auxiliary classifier, as torchvision names them."""
+    return key.lower().startswith("aux")
+
+
+def _state(name: str, source: str, option: str) -> Mapping[str, Tensor]:
+    """Return the state dict `source` of the network `name`; `option` is the config key to name in errors."""
+    return _download(name, source, option) if is_download(source) else _read(source, option)
+
+
+def _check_keys(option: str, source: str, wanted: Set[str], found: Set[str]) -> None:
     problems = []
     for word, keys in (("lacks", sorted(wanted - found)), ("also has", sorted(found - wanted))):
         if keys:
             problems.append(f"{word} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}")
     if problems:
-        raise ConfigError(
-            f"model.weights: {source} is of another network: it {' and '.join(problems)}; check model.name"
-        )
+        raise ConfigError(f"{option}: {source} is of another network: it {' and '.join(problems)}; check model.name")
 
 
 def _sum_input_channels(source: str, wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,30 +111,28 @@ def _sum_input_channels(source: str, wanted: Mapping[str, Tensor], state: Mappin
     return fitted
 
 
-def _download(name: str, weights: str) -> Mapping[str, Tensor]:
+def _download(name: str, weights: str, option: str) -> Mapping[str, Tensor]:
     """Fetch torchvision's weights called `weights` for the network `name`, through torch's cache."""
     choices = import_torchvision("models").get_model_weights(name).__members__  # DEFAULT is one, an alias
     if weights not in choices:
-        raise ConfigError(
-            f"model.weights: '{weights}' is neither a file nor one of {name}'s weights: {', '.join(choices)}"
-        )
+        raise ConfigError(f"{option}: '{weights}' is neither a file nor one of {name}'s weights: {', '.join(choices)}")
     chosen = choices[weights]
     try:
         state: Mapping[str, Tensor] = chosen.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"model.weights: {weights} cannot be downloaded from {chosen.url} ({first_line(error)}); "
+            f"{option}: {weights} cannot be downloaded from {chosen.url} ({first_line(error)}); "
             "download it elsewhere and give the file's path"
         ) from error
     return state
 
 
-def _read(source: str) -> Mapping[str, Tensor]:
+def _read(source: str, option: str) -> Mapping[str, Tensor]:
     """Read a state dict from a .safetensors file or, without running any code from it, a torch.save file."""
     path = Path(source).expanduser()
     if not path.is_file():
         raise DataError(
-            f"model.weights: there is no file {path.absolute()}; give a file or a torchvision name such as DEFAULT"
+            f"{option}: there is no file {path.absolute()}; give a file or a torchvision name such as DEFAULT"
         )
     try:
         if path.suffix == ".safetensors":
@@ -116,12 +143,10 @@ def _read(source: str) -> Mapping[str, Tensor]:
     except Exception as error:  # safetensors and torch raise many types on damaged bytes, all meaning the same
         unsafe = isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error)
         reason = "it holds more than tensors" if unsafe else first_line(error)
-        raise DataError(
-            f"model.weights: {path} cannot be read as weights: {reason}; save model.state_dict()"
-        ) from error
+        raise DataError(f"{option}: {path} cannot be read as weights: {reason}; save model.state_dict()") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         keys = f" with keys {', '.join(map(str, list(state)[:4]))}" if isinstance(state, Mapping) else ""
         raise DataError(
-            f"model.weights: {path} holds a {type(state).__name__}{keys}, no state dict; save model.state_dict()"
+            f"{option}: {path} holds a {type(state).__name__}{keys}, no state dict; save model.state_dict()"
         )
     return state
