@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import Dataset
 
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+"""Ids of the special tokens wherever text is padded, begun or ended: the data write them, models and tasks read them."""
+
 Schedule = Callable[[int], float]
 """Applied step (from 0) -> factor of the peak learning rate, at least 0."""
 
@@ -91,6 +94,8 @@ class DataSpec:
     """What the input's tokens stand for."""
     output_text: TextCodec | None = None
     """What the predicted tokens stand for."""
+    bytes_per_token: float | None = None
+    """Mean length of the test text's tokens in UTF-8 bytes: turns nats a token into bits a byte."""
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:

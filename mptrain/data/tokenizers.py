@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mptrain.errors import ConfigError, DataError, first_line
+from mptrain.interfaces import UNK
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PAD, BOS, EOS, UNK = 0, 1, 2, 3
-"""Ids of the special tokens of every codec here but `Bytes(special=False)`, which has none."""
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+"""Spellings of the ids PAD, BOS, EOS, UNK, of every codec here but `Bytes(special=False)`, which has none."""
 
 
 class Bytes:
@@ -77,9 +77,26 @@ class Subwords:
         """Return the ids of the text, without special ones."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, without special ones; several at a time."""
+        return [list(each.ids) for each in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text; special ids give nothing."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def byte_lengths(self) -> list[int] | None:
+        """Return how many bytes of text each id stands for (special ones none); None where tokens are no bytes."""
+        from tokenizers import decoders
+
+        if not isinstance(self._tokenizer.decoder, decoders.ByteLevel):
+            return None
+        lengths = [0] * self.vocab_size
+        for token, index in self._tokenizer.get_vocab().items():
+            lengths[index] = len(token)  # byte-level tokens are spelled with one character a byte
+        for index, added in self._tokenizer.get_added_tokens_decoder().items():
+            lengths[index] = 0 if added.special else len(added.content.encode())
+        return lengths
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Subwords:
