@@ -39,7 +39,7 @@ def load_weights(model: nn.Module, config: VisionConfig, num_outputs: int) -> No
     wanted = model.state_dict()
     if not any(map(_is_auxiliary, wanted)):
         state = {key: value for key, value in state.items() if not _is_auxiliary(key)}
-    _check_keys("model.weights", config.weights, wanted.keys(), state.keys())
+    check_keys("model.weights", config.weights, wanted.keys(), state.keys())
     state = _sum_input_channels(config.weights, wanted, state)
     other = {key for key in wanted if wanted[key].shape != state[key].shape}
     head = {
@@ -72,7 +72,7 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
         if not key.startswith(("fc.", "classifier."))
     }
     wanted = backbone.state_dict()
-    _check_keys(option, source, wanted.keys(), layers.keys())
+    check_keys(option, source, wanted.keys(), layers.keys())
     other = [key for key in wanted if wanted[key].shape != layers[key].shape]
     if other:
         raise ConfigError(
@@ -89,10 +89,11 @@ def _is_auxiliary(key: str) -> bool:
 
 def _state(name: str, source: str, option: str) -> Mapping[str, Tensor]:
     """Return the state dict `source` of the network `name`; `option` is the config key to name in errors."""
-    return _download(name, source, option) if is_download(source) else _read(source, option)
+    return _download(name, source, option) if is_download(source) else read_state(source, option)
 
 
-def _check_keys(option: str, source: str, wanted: Set[str], found: Set[str]) -> None:
+def check_keys(option: str, source: str, wanted: Set[str], found: Set[str]) -> None:
+    """Raise ConfigError where the weights of file `source` are called otherwise than the network's."""
     problems = []
     for word, keys in (("lacks", sorted(wanted - found)), ("also has", sorted(found - wanted))):
         if keys:
@@ -127,12 +128,15 @@ def _download(name: str, weights: str, option: str) -> Mapping[str, Tensor]:
     return state
 
 
-def _read(source: str, option: str) -> Mapping[str, Tensor]:
-    """Read a state dict from a .safetensors file or, without running any code from it, a torch.save file."""
+def read_state(source: str, option: str) -> Mapping[str, Tensor]:
+    """Read a state dict from a .safetensors file or, without running any code from it, a torch.save file.
+
+    Raises DataError for a file that is missing, damaged, or holds something else.
+    """
     path = Path(source).expanduser()
     if not path.is_file():
         raise DataError(
-            f"{option}: there is no file {path.absolute()}; give a file or a torchvision name such as DEFAULT"
+            f"{option}: there is no file {path.absolute()}; give a file, or of a torchvision network a name such as DEFAULT"
         )
     try:
         if path.suffix == ".safetensors":
