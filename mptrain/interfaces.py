@@ -219,6 +219,36 @@ class Task(Protocol):
         return None
 
 
+class Detections(NamedTuple):
+    """What a detector found in each of N images: a fixed number of places, best first, those after the last empty."""
+
+    boxes: Tensor
+    """FP32 (N, places, 4): x1, y1, x2, y2 in pixels of the model's image."""
+    scores: Tensor
+    """FP32 (N, places), 0..1; 0 where the place is empty."""
+    classes: Tensor
+    """int64 (N, places); -1 where the place is empty."""
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """A model that finds objects. Its targets are padded tables, FP32 (N, boxes, 6): class (-1: padding), box, crowd."""
+
+    def __call__(self, images: Tensor, objects: Tensor | None = None) -> Any:
+        """Return raw outputs for images (N, C, H, W), in whatever dtype they were computed in.
+
+        In training `objects` are the targets, for detectors that sample by them.
+        """
+
+    def loss(self, outputs: Any, objects: Tensor) -> Tensor:
+        """Return the loss of raw outputs as a 0-d tensor, computed in at least FP32."""
+        raise NotImplementedError
+
+    def detections(self, outputs: Any) -> Detections:
+        """Return what was found, from the raw outputs of evaluation; may read the device."""
+        raise NotImplementedError
+
+
 class TrainedWeights(Protocol):
     """The most precise copies of a model's weights."""
 
