@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Strict
+from pydantic import Field, Strict
 
 from mptrain.config.schema import DataConfig
-from mptrain.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from mptrain.config.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 Grey = Annotated[tuple[float], Strict(False)]
 GreyStd = Annotated[tuple[PositiveFloat], Strict(False)]
@@ -18,7 +18,22 @@ Colour = Annotated[tuple[float, float, float], Strict(False)]
 ColourStd = Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], Strict(False)]
 
 
-class AugmentConfig(Section):
+class StrongAugmentConfig(Section):
+    """Random changes to training images beyond crops and mirror images, through torchvision; all are off by default."""
+
+    rand_augment: NonNegativeInt = 0
+    """Operations of RandAugment on each image; 0: none, 2 in torchvision's recipes."""
+    rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Strength of RandAugment's operations."""
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that a random rectangle of an image is filled with the mean pixel value (random erasing)."""
+    mixup_alpha: NonNegativeFloat = 0.0
+    """Mix each image and its target with another's, by a share drawn from Beta(alpha, alpha); 0: never."""
+    cutmix_alpha: NonNegativeFloat = 0.0
+    """Paste a rectangle of another image, its area drawn likewise; with mixup, a batch gets one or the other."""
+
+
+class AugmentConfig(StrongAugmentConfig):
     """Random changes to training images, made in batches on the device that holds them."""
 
     flip: bool = False
@@ -90,6 +105,8 @@ class FolderConfig(DataConfig):
     """Folder with `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`); relative to the current folder."""
     image_size: PositiveInt = 224
     """Side of the square images that the model sees, in pixels."""
+    augment: StrongAugmentConfig = StrongAugmentConfig()
+    """Further augmentation of training images; evaluation never augments."""
     mean: Colour = (0.485, 0.456, 0.406)
     """Mean pixel value per channel, after scaling to 0..1; subtracted."""
     std: ColourStd = (0.229, 0.224, 0.225)

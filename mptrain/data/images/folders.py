@@ -1,6 +1,6 @@
 """Image files in one folder per class, read one by one: your own, or ImageNet's.
 
-Owns: finding, decoding and transforming them. Must not: hold images, or hide a damaged file.
+Owns: finding, decoding, cropping and augmenting them. Must not: hold images, or hide a damaged file.
 """
 
 from __future__ import annotations
@@ -8,11 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
+from mptrain.data.images.augment import erasing, rand_augment, with_mixing
 from mptrain.data.images.configs import FolderConfig
+from mptrain.data.images.transforms import Normalize
 from mptrain.errors import DataError, first_line
-from mptrain.interfaces import DataSpec, DataSplits, Streamed
+from mptrain.interfaces import BadFiles, DataSpec, DataSplits, Streamed
 from mptrain.torchvision_import import import_torchvision
 
 if TYPE_CHECKING:
@@ -20,24 +23,56 @@ if TYPE_CHECKING:
 
 IMAGENET_DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 
+Files = dict[str, list[str]]
+"""The image files of each class, both sorted by name."""
+
+
+class ImageFiles(Dataset[tuple[Tensor, int]]):
+    """dataset[i] -> (uint8 image (3, size, size), class)."""
+
+    def __init__(self, files: Files, transform: Any) -> None:
+        self._samples = [(path, label) for label, paths in enumerate(files.values()) for path in paths]
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Decode and transform one file; raise DataError naming a file that is damaged."""
+        path, label = self._samples[index]
+        image: Tensor = self._transform(load_rgb(path))
+        return image, label
+
 
 def image_folder(config: FolderConfig) -> DataSplits:
-    """Return the training and test folders; raise DataError when one is missing, empty, or of other classes."""
+    """Return the training and test folders.
+
+    Raises DataError when one is missing or of other classes, or when a class has no images (which data.on_error=skip
+    leaves out of both instead).
+    """
     root = Path(config.root).expanduser()
     if config.name == "imagenet" and (root / IMAGENET_DEVKIT).exists():
         _extract_imagenet(root)
-    test_root = root / "test" if (root / "test").is_dir() and config.name != "imagenet" else root / "val"
-    train = _folder(root / "train", _train_transform(config))
-    test = _folder(test_root, _eval_transform(config))
-    if train.classes != test.classes:
-        odd = sorted(set(train.classes) ^ set(test.classes))
+    roots = root / "train", root / "test" if (root / "test").is_dir() and config.name != "imagenet" else root / "val"
+    train, test = map(_list_files, roots)
+    if train.keys() != test.keys():
+        odd = sorted(train.keys() ^ test.keys())
         raise DataError(
-            f"data.root: {root / 'train'} and {test_root} have different classes ({', '.join(odd[:5])}); "
+            f"data.root: {roots[0]} and {roots[1]} have different classes ({', '.join(odd[:5])}); "
             "give both the same folders"
         )
-    spec = DataSpec((3, config.image_size, config.image_size), len(train.classes), class_names=tuple(train.classes))
-    identity = {"name": config.name, "train": len(train), "test": len(test), "classes": len(train.classes)}
-    return DataSplits(spec, Streamed(train), Streamed(test), identity)
+    bad_files = BadFiles(config.on_error)
+    classes = _usable_classes(roots, train, test, bad_files)
+    train, test = ({name: files[name] for name in classes} for files in (train, test))
+    normalize = Normalize(config.mean, config.std)
+    mixes = with_mixing(normalize, config.augment, len(classes))
+    train_split = Streamed(
+        ImageFiles(train, _train_transform(config)), transform=mixes, augments=mixes is not normalize
+    )
+    test_split = Streamed(ImageFiles(test, _eval_transform(config)), transform=normalize)
+    spec = DataSpec((3, config.image_size, config.image_size), len(classes), class_names=classes)
+    identity = {"name": config.name, "train": len(train_split), "test": len(test_split), "classes": len(classes)}
+    return DataSplits(spec, train_split, test_split, identity, bad_files)
 
 
 def _extract_imagenet(root: Path) -> None:
@@ -52,16 +87,38 @@ def _extract_imagenet(root: Path) -> None:
         ) from error
 
 
-def _folder(folder: Path, transform: Any) -> Any:
+def _list_files(folder: Path) -> Files:
     if not folder.is_dir():
         raise DataError(
             f"data.root: there is no folder {folder.absolute()}; give a folder with train/<class>/* and test/<class>/* "
             "(or val/<class>/*)"
         )
-    try:
-        return import_torchvision("datasets").ImageFolder(str(folder), transform=transform, loader=load_rgb)
-    except FileNotFoundError as error:
-        raise DataError(f"data.root: {folder} needs one folder of images per class: {first_line(error)}") from error
+    classes = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if not classes:
+        raise DataError(f"data.root: {folder} holds no folders; give it one folder of images per class")
+    finding = import_torchvision("datasets.folder")
+    indices = {name: index for index, name in enumerate(classes)}
+    files: Files = {name: [] for name in classes}
+    for path, label in finding.make_dataset(str(folder), indices, finding.IMG_EXTENSIONS, allow_empty=True):
+        files[classes[label]].append(path)
+    return files
+
+
+def _usable_classes(roots: tuple[Path, Path], train: Files, test: Files, bad_files: BadFiles) -> tuple[str, ...]:
+    """Return the classes that have images in both folders; report those that have none."""
+    for root, files in zip(roots, (train, test), strict=True):
+        for name, paths in files.items():
+            if not paths:
+                bad_files.report(
+                    DataError(
+                        f"data.root: {root / name} holds no images; add some, remove the class's folders, or leave the "
+                        "class out with data.on_error=skip"
+                    )
+                )
+    usable = tuple(name for name in train if train[name] and test[name])
+    if not usable:
+        raise DataError(f"data.root: no class has images in both {roots[0]} and {roots[1]}")
+    return usable
 
 
 def load_rgb(path: str) -> Image.Image:
@@ -79,7 +136,13 @@ def load_rgb(path: str) -> Image.Image:
 def _train_transform(config: FolderConfig) -> Any:
     v2 = import_torchvision("transforms.v2")
     return v2.Compose(
-        [v2.RandomResizedCrop(config.image_size, antialias=True), v2.RandomHorizontalFlip(), *_to_tensor(config)]
+        [
+            v2.RandomResizedCrop(config.image_size, antialias=True),
+            v2.RandomHorizontalFlip(),
+            *rand_augment(config.augment),
+            v2.PILToTensor(),
+            *erasing(config.augment, config.mean),
+        ]
     )
 
 
@@ -87,9 +150,4 @@ def _eval_transform(config: FolderConfig) -> Any:
     v2 = import_torchvision("transforms.v2")
     # The field's convention: resize to 256 for a crop of 224, and in proportion.
     resized = round(config.image_size * 256 / 224)
-    return v2.Compose([v2.Resize(resized, antialias=True), v2.CenterCrop(config.image_size), *_to_tensor(config)])
-
-
-def _to_tensor(config: FolderConfig) -> list[Any]:
-    v2 = import_torchvision("transforms.v2")
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(config.mean), list(config.std))]
+    return v2.Compose([v2.Resize(resized, antialias=True), v2.CenterCrop(config.image_size), v2.PILToTensor()])

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from mptrain.data.bundled_files import SHA256, read_bundled_arrays
+from mptrain.data.images.augment import with_mixing
 from mptrain.data.images.configs import Cifar10Config, FashionMnistConfig, GreyConfig, MnistConfig
-from mptrain.data.images.transforms import ImageTransform
+from mptrain.data.images.transforms import AugmentedImages
 from mptrain.errors import DataError, first_line
 from mptrain.interfaces import DataSpec, DataSplits, InMemory
 from mptrain.torchvision_import import import_torchvision
@@ -65,13 +66,33 @@ def _images(dataset: Any) -> Images:
 def in_memory_splits(
     config: ImageConfig, train: Images, test: Images, class_names: tuple[str, ...], identity: dict[str, str]
 ) -> DataSplits:
-    """Return splits of images that are normalised, and augmented in training, as `config` says."""
-    transform = ImageTransform(config.mean, config.std, config.augment)
-    augments = config.augment.flip or config.augment.crop_padding > 0
+    """Return splits of images that are normalised, and augmented in training, as `config` says.
+
+    Raises DataError for a label that is none of the classes.
+    """
+    for split, (_, labels) in (("training", train), ("test", test)):
+        _check_labels(config, split, labels, len(class_names))
+    augment = config.augment
+    transform = AugmentedImages(config.mean, config.std, augment)
     spec = DataSpec(tuple(train[0].shape[1:]), len(class_names), class_names=class_names)
     return DataSplits(
         spec,
-        InMemory(train[0], train[1].long(), transform, augments=augments),
+        InMemory(
+            train[0],
+            train[1].long(),
+            with_mixing(transform, augment, len(class_names)),
+            augments=augment != type(augment)(),
+        ),
         InMemory(test[0], test[1].long(), transform, augments=False),
         {"name": config.name, "train": len(train[0]), "test": len(test[0]), **identity},
     )
+
+
+def _check_labels(config: ImageConfig, split: str, labels: Tensor, num_classes: int) -> None:
+    wrong = torch.nonzero((labels < 0) | (labels >= num_classes)).flatten()
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            f"data: {split} image {first} of {config.name} has label {int(labels[first])}; labels are 0 to "
+            f"{num_classes - 1}: the files are damaged, remove them and get them again"
+        )

@@ -1,6 +1,6 @@
-"""Batched transforms that run on the data's own device.
+"""Batched transforms of images that run on the data's own device: what the model sees of raw pixels.
 
-Owns: normalising and augmenting in-memory images. Must not: use any random state but the generator it is given.
+Owns: normalising, crops and mirror images. Must not: use any random state but the generator it is given.
 """
 
 from __future__ import annotations
@@ -9,30 +9,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mptrain.data.images.augment import erasing, in_groups, rand_augment
 from mptrain.data.images.configs import AugmentConfig
 from mptrain.interfaces import Batch
 
 
-class ImageTransform:
-    """uint8 images (N, C, H, W) -> FP32, (value / 255 - mean) / std per channel; augmented given a generator."""
+class Normalize:
+    """uint8 images (N, C, H, W) -> FP32, (value / 255 - mean) / std per channel."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], augment: AugmentConfig) -> None:
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         # value / 255 and the normalisation in one multiply and one add.
         self._scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1)
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
-        self._augment = augment
 
     def __call__(self, batch: Batch, generator: torch.Generator | None) -> Batch:
         """Return images of the same size in FP32."""
+        del generator
         inputs: Tensor = batch.inputs
-        if generator is not None:
-            if self._augment.crop_padding:
-                inputs = random_crop(inputs, self._augment.crop_padding, generator)
-            if self._augment.flip:
-                inputs = random_flip(inputs, generator)
         if self._scale.device != inputs.device:
             self._scale, self._shift = self._scale.to(inputs.device), self._shift.to(inputs.device)
         return batch._replace(inputs=(inputs * self._scale).add_(self._shift))
+
+
+class AugmentedImages:
+    """uint8 images (N, C, H, W) -> FP32 and normalised; given a generator, cropped, mirrored and changed before."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], augment: AugmentConfig) -> None:
+        self._normalize, self._augment = Normalize(mean, std), augment
+        self._changes = [*rand_augment(augment), *erasing(augment, mean)]
+
+    def __call__(self, batch: Batch, generator: torch.Generator | None) -> Batch:
+        """Return images of the same size in FP32."""
+        if generator is not None:
+            images: Tensor = batch.inputs
+            if self._augment.crop_padding:
+                images = random_crop(images, self._augment.crop_padding, generator)
+            if self._augment.flip:
+                images = random_flip(images, generator)
+            batch = batch._replace(inputs=in_groups(self._changes, images, generator))
+        return self._normalize(batch, None)
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -74,6 +74,17 @@ def test_mnist_files_are_read(tmp_path: Path, name: str, folder: str) -> None:
     assert splits.identity == {"name": name, "train": 20, "test": 10}
 
 
+def test_a_label_out_of_range_is_named(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, labels in (("train", np.arange(20) % 10), ("t10k", np.arange(10) + (np.arange(10) == 7) * 40)):
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", np.zeros((len(labels), 28, 28)))
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", labels)
+    with pytest.raises(DataError, match=r"test image 7 of mnist has label 47; labels are 0 to 9") as caught:
+        build("mnist", root=str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 class Cifar:
     """The two attributes of torchvision's CIFAR sets; their files are too well checked to be imitated."""
 

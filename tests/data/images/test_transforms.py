@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mptrain.data.images.configs import AugmentConfig
-from mptrain.data.images.transforms import ImageTransform, random_crop, random_flip
+from mptrain.data.images.transforms import AugmentedImages, random_crop, random_flip
 from mptrain.data.transforms import unit_interval
 from mptrain.interfaces import Batch
 
@@ -27,7 +27,7 @@ def batch_of(images: torch.Tensor) -> Batch:
 def test_normalisation_agrees_with_torchvision(channels: int) -> None:
     v2 = pytest.importorskip("torchvision.transforms.v2")
     mean, std = (0.5, 0.4, 0.3)[:channels], (0.2, 0.3, 0.1)[:channels]
-    ours = ImageTransform(mean, std, AugmentConfig())(batch_of(pictures(channels=channels)), None).inputs
+    ours = AugmentedImages(mean, std, AugmentConfig())(batch_of(pictures(channels=channels)), None).inputs
     theirs = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
     assert ours.dtype is torch.float32
     torch.testing.assert_close(ours, theirs(pictures(channels=channels)), rtol=1e-5, atol=1e-5)
@@ -55,7 +55,7 @@ def test_crop_shifts_each_image_alone_and_fills_with_black() -> None:
 
 
 def test_the_generator_decides_everything() -> None:
-    transform = ImageTransform((0.5,), (0.2,), AugmentConfig(flip=True, crop_padding=2))
+    transform = AugmentedImages((0.5,), (0.2,), AugmentConfig(flip=True, crop_padding=2))
     one, again, other = (transform(batch_of(pictures(channels=1)), generator(seed)).inputs for seed in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
