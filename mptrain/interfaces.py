@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 """Ids of the special tokens wherever text is padded, begun or ended: the data write them, models and tasks read them."""
+IGNORED_TOKEN = -100
+"""Target of a position whose token is not to be predicted: torch's own ignore_index."""
 
 Schedule = Callable[[int], float]
 """Applied step (from 0) -> factor of the peak learning rate, at least 0."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mptrain.config.schema import TaskConfig
-from mptrain.config.section import Fraction
+from mptrain.config.section import Fraction, NonNegativeFloat
 from mptrain.errors import ConfigError
 from mptrain.interfaces import DataSpec
 from mptrain.registry import TASKS
@@ -28,6 +28,21 @@ class RegressionConfig(TaskConfig):
     """Mean squared error."""
 
 
+class SegmentationConfig(TaskConfig):
+    """Cross-entropy over the classes of pixels."""
+
+    aux_weight: NonNegativeFloat = 0.5
+    """Weight of the auxiliary classifier's loss, where the network has one; 0.5 is torchvision's, 0.4 others'."""
+
+
+class DetectionConfig(TaskConfig):
+    """A detector's own loss."""
+
+
+class LanguageModellingConfig(TaskConfig):
+    """Cross-entropy over the next token."""
+
+
 @TASKS.register(
     "classification", config=ClassificationConfig, description="Cross-entropy over classes; accuracy, F1, top-5"
 )
@@ -44,6 +59,46 @@ def _regression(config: RegressionConfig, spec: DataSpec) -> Task:
 
     _check_kind(config, spec)
     return Regression(spec.num_outputs)
+
+
+@TASKS.register(
+    "segmentation", config=SegmentationConfig, description="Cross-entropy over pixels; mean IoU, pixel accuracy"
+)
+def _segmentation(config: SegmentationConfig, spec: DataSpec) -> Task:
+    from mptrain.tasks.segmentation import Segmentation
+
+    _check_kind(config, spec)
+    if spec.num_outputs < len(spec.class_names):
+        raise ConfigError(
+            f"model.num_classes: {spec.num_outputs} outputs, but the masks have {len(spec.class_names)} classes; set "
+            f"model.num_classes to {len(spec.class_names)} or more, or to null"
+        )
+    return Segmentation(spec.num_outputs, config.aux_weight, spec.class_names)
+
+
+@TASKS.register("detection", config=DetectionConfig, description="A detector's own loss; COCO's mAP, by pycocotools")
+def _detection(config: DetectionConfig, spec: DataSpec) -> Task:
+    from mptrain.tasks.detection import Detection
+
+    _check_kind(config, spec)
+    if spec.num_outputs < len(spec.class_names):
+        raise ConfigError(
+            f"model.num_classes: {spec.num_outputs} outputs, but the boxes have {len(spec.class_names)} classes; set "
+            f"model.num_classes to {len(spec.class_names)} or more, or to null"
+        )
+    return Detection(spec.class_names)
+
+
+@TASKS.register(
+    "language_modelling",
+    config=LanguageModellingConfig,
+    description="Cross-entropy over the next token; perplexity, bits per byte",
+)
+def _language_modelling(config: LanguageModellingConfig, spec: DataSpec) -> Task:
+    from mptrain.tasks.language_modelling import LanguageModelling
+
+    _check_kind(config, spec)
+    return LanguageModelling(spec.num_outputs, spec.output_text, spec.bytes_per_token)
 
 
 def _check_kind(config: TaskConfig, spec: DataSpec) -> None:

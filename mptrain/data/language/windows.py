@@ -18,10 +18,8 @@ from torch.utils.data import Dataset
 
 from mptrain.data.language.configs import LanguageConfig
 from mptrain.errors import DataError
-from mptrain.interfaces import BadFiles, DataSpec, DataSplits, Streamed, TextCodec
+from mptrain.interfaces import IGNORED_TOKEN, BadFiles, DataSpec, DataSplits, Streamed, TextCodec
 
-IGNORED = -100
-"""Target of a position that is not predicted: torch's own ignore_index."""
 CHECKSUM_BYTES = 2**26
 """Of a longer row, the beginning stands for the whole."""
 
@@ -94,11 +92,11 @@ class EvalWindows(Dataset[Any]):
         return -(-(len(self._tokens) - 1) // self._context)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets int64 (T,); the last window is filled with token 0 and the target IGNORED."""
+        """Return inputs and targets int64 (T,); the last window is filled with token 0 and the target IGNORED_TOKEN."""
         start = index * self._context
         ids = torch.from_numpy(self._tokens[start : start + self._context + 1])
         inputs = torch.zeros(self._context, dtype=torch.int64)
-        targets = torch.full((self._context,), IGNORED)
+        targets = torch.full((self._context,), IGNORED_TOKEN)
         count = len(ids) - 1
         inputs[:count], targets[:count] = ids[:-1], ids[1:]
         return inputs, targets
