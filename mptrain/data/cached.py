@@ -5,12 +5,12 @@ Owns: the hot path of in-memory data. Must not: loop over samples, or read the d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 
 import torch
 from torch import Tensor
 
-from mptrain.data.order import EpochOrder, derive_seed
+from mptrain.data.order import EpochOrder
 from mptrain.interfaces import Batch, InMemory, Tensors, Transform, as_it_is, map_tensors
 
 TRANSFORM_ONCE_BYTES = 256 * 2**20
@@ -49,8 +49,9 @@ def tensor_list(tensors: Tensors) -> list[Tensor]:
 class _Held:
     """The split's tensors on the device, already transformed where that needs no randomness and little memory."""
 
-    def __init__(self, split: InMemory, device: torch.device, *, pure: bool) -> None:
-        self.batch = Batch(*(map_tensors(lambda t: t.to(device), part) for part in (split.inputs, split.targets)))
+    def __init__(self, split: InMemory, samples: range, device: torch.device, *, pure: bool) -> None:
+        own = slice(samples.start, samples.stop)
+        self.batch = Batch(*(map_tensors(lambda t: t[own].to(device), part) for part in (split.inputs, split.targets)))
         self.transform: Transform = split.transform
         if pure and 4 * sum(t.numel() for t in tensor_list(self.batch.inputs)) <= TRANSFORM_ONCE_BYTES:
             self.batch, self.transform = split.transform(self.batch, None), as_it_is
@@ -68,7 +69,7 @@ class CachedTrainLoader:
     """Training micro-batches; augmentation is a pure function of (seed, epoch, micro-batch index)."""
 
     def __init__(self, split: InMemory, order: EpochOrder, device: torch.device, *, channels_last: bool) -> None:
-        self._held = _Held(split, device, pure=not split.augments)
+        self._held = _Held(split, range(len(split)), device, pure=not split.augments)
         self._order, self._device, self._channels_last = order, device, channels_last
         self._generator = torch.Generator(device) if split.augments else None
         batch_bytes = self._held.bytes_per_sample() * order.batch_size
@@ -90,7 +91,7 @@ class CachedTrainLoader:
         ids = self.order(epoch)[start * size :].to(self._device)
         for index, block in enumerate(torch.split(ids, size * self._batches_per_block), start):
             if self._generator is not None:
-                self._generator.manual_seed(derive_seed(self._order.seed, epoch, index))
+                self._generator.manual_seed(self._order.batch_seed(epoch, index))
             batch = self._held.transform(self._held.rows(block), self._generator)
             yield from split_batch(image_layout(batch, self._channels_last), size)
 
@@ -98,13 +99,17 @@ class CachedTrainLoader:
 class CachedEvalLoader:
     """Evaluation batches in order, never augmented, nothing dropped."""
 
-    def __init__(self, split: InMemory, batch_size: int, device: torch.device, *, channels_last: bool) -> None:
-        self._held = _Held(split, device, pure=True)
+    left_out: Set[int] = frozenset()
+
+    def __init__(
+        self, split: InMemory, samples: range, batch_size: int, device: torch.device, *, channels_last: bool
+    ) -> None:
+        self._held = _Held(split, samples, device, pure=True)
         self._batch_size, self._channels_last = batch_size, channels_last
 
     def __len__(self) -> int:
         return -(-self._held.batch.size // self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in split_batch(self._held.batch, self._batch_size):
+        for batch, _ in zip(split_batch(self._held.batch, self._batch_size), range(len(self)), strict=False):
             yield image_layout(self._held.transform(batch, None), self._channels_last)

@@ -5,7 +5,7 @@ Owns: that choice, and the checks that do not depend on it. Must not: know any p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Protocol
 
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mptrain.config.schema import DataConfig
 from mptrain.data.cached import CachedEvalLoader, CachedTrainLoader, tensor_list
-from mptrain.data.order import EpochOrder
+from mptrain.data.order import WHOLE, EpochOrder, Shard
 from mptrain.data.workers import WorkerEvalLoader, WorkerTrainLoader
 from mptrain.errors import CapabilityError, ConfigError, DataError
-from mptrain.interfaces import Batch, DataSplits, InMemory, Streamed
+from mptrain.interfaces import BadFiles, Batch, DataSplits, InMemory, Streamed
 
 AUTO_CACHE_SHARE = 0.25
 """Share of a GPU's free memory that `cache: auto` may take."""
@@ -36,7 +36,10 @@ class TrainLoader(Protocol):
 
 
 class EvalLoader(Protocol):
-    """Evaluation batches, in order, all samples; may be iterated again."""
+    """Evaluation batches, in order, all samples (of this rank); may be iterated again."""
+
+    left_out: Set[int]
+    """The samples of this pass, as far as it has come, that could not be read and are in no batch."""
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -46,31 +49,60 @@ class EvalLoader(Protocol):
 
 
 def make_train_loader(
-    split: InMemory | Streamed, config: DataConfig, *, seed: int, device: torch.device, channels_last: bool = False
+    split: InMemory | Streamed,
+    config: DataConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    channels_last: bool = False,
+    shard: Shard = WHOLE,
+    bad_files: BadFiles | None = None,
 ) -> TrainLoader:
     """Return the training loader; order and augmentation depend on (seed, epoch) and the position only.
 
-    Raises ConfigError when a batch is larger than the split or the cache mode does not suit it, DataError when the
-    split is empty, CapabilityError when it does not fit on the device.
+    What cannot be read goes to `bad_files`, by default new ones that do as `data.on_error` says. Raises ConfigError
+    when a batch is larger than the split or the cache mode does not suit it, DataError when the split is empty,
+    CapabilityError when it does not fit on the device.
     """
-    order = EpochOrder(len(split), config.batch_size, config.shuffle, config.drop_last, seed)
+    order = EpochOrder(len(split), config.batch_size, config.shuffle, config.drop_last, seed, shard)
     if isinstance(split, InMemory) and _is_held(split, config, device):
         return CachedTrainLoader(split, order, device, channels_last=channels_last)
     _check_readable(split, config)
-    return WorkerTrainLoader(split, order, device, num_workers=config.num_workers, channels_last=channels_last)
+    return WorkerTrainLoader(
+        split,
+        order,
+        device,
+        num_workers=config.num_workers,
+        channels_last=channels_last,
+        bad_files=bad_files or BadFiles(config.on_error),
+    )
 
 
 def make_eval_loader(
-    split: InMemory | Streamed, config: DataConfig, *, device: torch.device, channels_last: bool = False
+    split: InMemory | Streamed,
+    config: DataConfig,
+    *,
+    device: torch.device,
+    channels_last: bool = False,
+    shard: Shard = WHOLE,
+    bad_files: BadFiles | None = None,
 ) -> EvalLoader:
-    """Return the evaluation loader; raise as make_train_loader does."""
+    """Return the evaluation loader: over all ranks, each sample once; raise as make_train_loader does."""
     if len(split) == 0:
         raise DataError("data: the test split is empty; there is nothing to evaluate on")
-    batch_size = config.eval_batch_size or config.batch_size
+    batch_size, samples = config.eval_batch_size or config.batch_size, shard.part(len(split))
     if isinstance(split, InMemory) and _is_held(split, config, device):
-        return CachedEvalLoader(split, batch_size, device, channels_last=channels_last)
+        return CachedEvalLoader(split, samples, batch_size, device, channels_last=channels_last)
     _check_readable(split, config)
-    return WorkerEvalLoader(split, batch_size, device, num_workers=config.num_workers, channels_last=channels_last)
+    return WorkerEvalLoader(
+        split,
+        samples,
+        batch_size,
+        device,
+        num_workers=config.num_workers,
+        channels_last=channels_last,
+        bad_files=bad_files or BadFiles(config.on_error),
+    )
 
 
 def _is_held(split: InMemory, config: DataConfig, device: torch.device) -> bool:

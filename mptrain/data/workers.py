@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from mptrain.data.cached import image_layout, tensor_list
 from mptrain.data.order import EpochOrder, derive_seed
 from mptrain.data.randomness import random_state_kept, seed_everything
 from mptrain.errors import DataError, first_line
-from mptrain.interfaces import Batch, InMemory, Streamed, Tensors, map_tensors
+from mptrain.interfaces import BadFiles, Batch, InMemory, Streamed, Tensors, map_tensors
 
 _IN_WORKER = "in DataLoader worker process"
 """What torch writes into an error that the dataset raised in a living process."""
@@ -54,31 +54,44 @@ class _Keys:
         return iter(self.coming)
 
 
+class _Read(NamedTuple):
+    """One batch as a loader process hands it over."""
+
+    inputs: Tensors | None
+    """None, as the targets: no sample could be read."""
+    targets: Tensors | None
+    errors: tuple[tuple[int, DataError], ...] = ()
+    """The samples that could not be read, and why; raised in a worker they would arrive as tracebacks."""
+
+
 class _InMemoryBatches(Dataset[Any]):
     def __init__(self, split: InMemory) -> None:
         self._parts = split.inputs, split.targets
 
-    def __getitem__(self, key: _Key) -> tuple[Tensors, Tensors]:
+    def __getitem__(self, key: _Key) -> _Read:
         ids = torch.from_numpy(key.ids)
-        inputs, targets = (map_tensors(lambda t: t.index_select(0, ids), part) for part in self._parts)
-        return inputs, targets
+        return _Read(*(map_tensors(lambda t: t.index_select(0, ids), part) for part in self._parts))
 
 
 class _StreamedBatches(Dataset[Any]):
     def __init__(self, split: Streamed) -> None:
         self._dataset, self._collate = split.dataset, split.collate or _stack
 
-    def __getitem__(self, key: _Key) -> tuple[Tensors, Tensors] | DataError:
-        samples = []
-        try:
-            with random_state_kept():
-                for index in key.ids.tolist():
-                    if key.seed is not None:
-                        seed_everything(derive_seed(key.seed, index))
+    def __getitem__(self, key: _Key) -> _Read | DataError:
+        samples, errors = [], []
+        with random_state_kept():
+            for index in key.ids.tolist():
+                if key.seed is not None:
+                    seed_everything(derive_seed(key.seed, index))
+                try:
                     samples.append(self._dataset[index])
+                except DataError as error:
+                    errors.append((index, error))
+        try:
+            inputs, targets = self._collate(samples) if samples else (None, None)
         except DataError as error:
-            return error  # raised in a worker it would arrive as a traceback
-        return self._collate(samples)
+            return error
+        return _Read(inputs, targets, tuple(errors))
 
 
 def _stack(samples: list[Any]) -> tuple[Tensors, Tensors]:
@@ -107,11 +120,17 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def _as_tuple(part: Any) -> Tensors:
+    return tuple(part) if isinstance(part, list) else part
+
+
 class _Reader:
     """Loader processes that turn keys into batches on the device."""
 
-    def __init__(self, split: InMemory | Streamed, num_workers: int, device: torch.device) -> None:
-        self._keys, self._device = _Keys(), device
+    def __init__(self, split: InMemory | Streamed, num_workers: int, device: torch.device, bad_files: BadFiles) -> None:
+        self._keys, self._device, self._bad_files = _Keys(), device, bad_files
+        self.left_out: set[int] = set()
+        """The samples of this pass that could not be read."""
         self._loader: DataLoader[Any] = DataLoader(
             _InMemoryBatches(split) if isinstance(split, InMemory) else _StreamedBatches(split),
             batch_size=None,
@@ -124,19 +143,27 @@ class _Reader:
             generator=torch.Generator(),  # without one, every pass draws from the global generator
         )
 
-    def read(self, keys: list[_Key]) -> Iterator[Batch]:
-        """Yield the batches of `keys` in order; raise the DataError that reading one of them gave."""
+    def read(self, keys: list[_Key]) -> Iterator[Batch | None]:
+        """Yield the batches of `keys` in order, None where no sample of one could be read.
+
+        Samples that cannot be read go to the bad files, which raise what reading them gave, or let them be left out.
+        """
         self._keys.coming = keys
+        self.left_out.clear()
         if self._device.type == "cuda":
             return _one_ahead(self._from_host(), self._device)
         return self._from_host()
 
-    def _from_host(self) -> Iterator[Batch]:
+    def _from_host(self) -> Iterator[Batch | None]:
         items = self._received()
         while (item := next(items, None)) is not None:
             if isinstance(item, DataError):
                 raise item
-            yield Batch(*item)
+            for index, error in item.errors:
+                self._bad_files.report(error)
+                self.left_out.add(index)
+            # What is pinned comes with lists for tuples.
+            yield None if item.inputs is None else Batch(*map(_as_tuple, item[:2]))
 
     def _received(self) -> Iterator[Any]:
         try:
@@ -147,11 +174,17 @@ class _Reader:
             raise loader_died(error) from error  # in the middle of handing over a batch
 
 
-def _one_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def _one_ahead(batches: Iterable[Batch | None], device: torch.device) -> Iterator[Batch | None]:
     """Yield the batches on the device; each is copied on a side stream while the one before is computed on."""
     stream = torch.cuda.Stream(device)
     waiting: tuple[Batch, torch.cuda.Event] | None = None
     for batch in batches:
+        if batch is None:
+            if waiting is not None:
+                yield _handed_over(*waiting)
+            waiting = None
+            yield None
+            continue
         with torch.cuda.stream(stream):
             copy = Batch(*(map_tensors(lambda t: t.to(device, non_blocking=True), part) for part in batch))
             copied = torch.cuda.Event()
@@ -183,9 +216,10 @@ class WorkerTrainLoader:
         *,
         num_workers: int,
         channels_last: bool,
+        bad_files: BadFiles,
     ) -> None:
         self._order, self._channels_last = order, channels_last
-        self._reader = _Reader(split, num_workers, device)
+        self._reader = _Reader(split, num_workers, device, bad_files)
         self._transform = split.transform
         self._generator = torch.Generator(device) if split.augments else None
 
@@ -197,35 +231,51 @@ class WorkerTrainLoader:
         return self._order.ids(epoch)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the epoch's micro-batches on the device, from micro-batch index `start`; nothing before it is read."""
+        """Yield the epoch's micro-batches on the device, from micro-batch index `start`; nothing before it is read.
+
+        Raises DataError where no sample of a micro-batch can be read: steps and positions count on each of them.
+        """
         seed = derive_seed(self._order.seed, epoch)
         keys = _keys(self.order(epoch), self._order.batch_size, seed)[start:]
         for index, batch in enumerate(self._reader.read(keys), start):
+            if batch is None:
+                raise DataError(
+                    f"data.on_error: none of the {len(keys[index - start].ids)} samples of a training batch can be "
+                    "read; repair or remove these files, or raise data.batch_size"
+                )
             if self._generator is not None:
-                self._generator.manual_seed(derive_seed(self._order.seed, epoch, index))
+                self._generator.manual_seed(self._order.batch_seed(epoch, index))
             yield image_layout(self._transform(batch, self._generator), self._channels_last)
 
 
 class WorkerEvalLoader:
-    """Evaluation batches read by loader processes, in order, nothing dropped."""
+    """Evaluation batches read by loader processes, in order, nothing dropped but what cannot be read."""
 
     def __init__(
         self,
         split: InMemory | Streamed,
+        samples: range,
         batch_size: int,
         device: torch.device,
         *,
         num_workers: int,
         channels_last: bool,
+        bad_files: BadFiles,
     ) -> None:
-        self._keys = _keys(torch.arange(len(split)), batch_size, None)
+        self._keys = _keys(torch.arange(samples.start, samples.stop), batch_size, None) if samples else []
         self._channels_last = channels_last
-        self._reader = _Reader(split, num_workers, device)
+        self._reader = _Reader(split, num_workers, device, bad_files)
         self._transform = split.transform
+        self.left_out: Set[int] = self._reader.left_out
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __iter__(self) -> Iterator[Batch]:
+        found = not self._keys
         for batch in self._reader.read(self._keys):
-            yield image_layout(self._transform(batch, None), self._channels_last)
+            if batch is not None:
+                found = True
+                yield image_layout(self._transform(batch, None), self._channels_last)
+        if not found:
+            raise DataError("data.on_error: none of the test samples can be read; repair these files")

@@ -6,6 +6,7 @@ HEAD = """
 import torch
 from torch import nn
 from mptrain.config.schema import DataConfig, ModelConfig, ScheduleConfig, TaskConfig
+from mptrain.interfaces import Task
 from mptrain.registry import DATASETS, MODELS, SCHEDULES, TASKS
 """
 ENTRY = (
@@ -25,7 +26,7 @@ TASK = """
 class Metrics:
     def update(self, outputs, batch): pass
     def compute(self): return {metrics}
-class T:
+class T({base}):
     main_metric, higher_is_better = 'score', True
     def loss(self, model, batch): return model(batch.inputs).square().mean()
     def metrics(self, device): return Metrics()
@@ -44,9 +45,11 @@ def model(name: str, body: str, before: str = "") -> list[str]:
     return [*plugin(name, before + entry), "model=plug"]
 
 
-def task(name: str, metrics: str, summary: str = "None") -> list[str]:
+def task(name: str, metrics: str, summary: str = "None", *, base: str = "Task", more: str = "") -> list[str]:
+    """Write a task; `base` is what it derives from, `more` what follows in the class's body."""
     entry = ENTRY.format(base="TaskConfig", kind="TASKS", body="return T()")
-    return [*plugin(name, TASK.format(metrics=metrics, summary=summary) + entry), "task=plug"]
+    body = TASK.format(metrics=metrics, summary=summary, base=base) + more
+    return [*plugin(name, f"{body}\n{entry}"), "task=plug"]
 
 
 def schedule(name: str, factor: str) -> list[str]:

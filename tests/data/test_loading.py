@@ -20,17 +20,19 @@ from mptrain.config.schema import DataConfig
 from mptrain.data.images.transforms import random_flip
 from mptrain.data.loading import TrainLoader, check_labels, make_eval_loader, make_train_loader
 from mptrain.errors import ConfigError, DataError
-from mptrain.interfaces import Batch, DataSpec, DataSplits, InMemory, Streamed
+from mptrain.interfaces import Batch, DataSpec, DataSplits, InMemory, Streamed, as_it_is
 
 CPU = torch.device("cpu")
 
 
-def halve(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-    return inputs.float() / 2
+def halve(batch: Batch, generator: torch.Generator | None) -> Batch:
+    return batch._replace(inputs=batch.inputs.float() / 2)
 
 
-def halve_and_flip(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-    return halve(inputs if generator is None else random_flip(inputs, generator), None)
+def halve_and_flip(batch: Batch, generator: torch.Generator | None) -> Batch:
+    if generator is not None:
+        batch = batch._replace(inputs=random_flip(batch.inputs, generator))
+    return halve(batch, None)
 
 
 class NoisySamples(Dataset[Any]):
@@ -167,7 +169,7 @@ def test_a_streamed_sample_depends_on_seed_epoch_and_id_alone() -> None:
 @pytest.mark.parametrize("cache", ["auto", "none"])
 def test_many_small_batches_are_those_of_the_order(cache: str) -> None:
     inputs = torch.randn(5000, 64, generator=torch.Generator().manual_seed(1))
-    split = InMemory(inputs, torch.arange(5000), lambda x, g: x, augments=False)
+    split = InMemory(inputs, torch.arange(5000), as_it_is, augments=False)
     train = loader(split, batch_size=8, cache=cache)
     for batch, ids in zip(train.epoch(0), train.order(0).split(8), strict=True):
         assert torch.equal(batch.inputs, inputs[ids])

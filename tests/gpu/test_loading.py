@@ -9,7 +9,7 @@ import torch
 
 from mptrain.data.loading import make_eval_loader, make_train_loader
 from mptrain.errors import CapabilityError
-from mptrain.interfaces import Batch, InMemory, Streamed
+from mptrain.interfaces import Batch, InMemory, Streamed, as_it_is
 from tests.data.test_loading import NoisySamples, config, images
 
 pytestmark = [
@@ -53,7 +53,7 @@ def test_data_larger_than_the_device_are_refused_with_the_remedy() -> None:
     free, _ = torch.cuda.mem_get_info(GPU)
     count = 2 * free // 100 + 100
     huge = torch.zeros(1, dtype=torch.uint8).expand(count, 100)  # one byte of real memory
-    split = InMemory(huge, torch.zeros(1, dtype=torch.int64).expand(count), lambda x, g: x, augments=False)
+    split = InMemory(huge, torch.zeros(1, dtype=torch.int64).expand(count), as_it_is, augments=False)
     with pytest.raises(CapabilityError, match=r"data\.cache=none"):
         make_train_loader(split, config(cache="device"), seed=0, device=GPU)
 

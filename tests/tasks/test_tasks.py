@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchmetrics.functional.classification import multiclass_f1_score
 
 import mptrain.tasks
 from mptrain.errors import ConfigError
-from mptrain.interfaces import Batch, DataSpec, DataSplits, InMemory, Task
+from mptrain.interfaces import Batch, DataSpec, DataSplits, InMemory, Task, as_it_is
 from mptrain.registry import TASKS
 
 assert mptrain.tasks  # registers the entries
@@ -112,9 +113,11 @@ def test_classification_metrics_are_exact_over_uneven_batches() -> None:
         metrics.update(logits[rows], Batch(batch.inputs[rows], batch.targets[rows]))
     ranks = (logits > logits.gather(1, batch.targets.unsqueeze(1))).sum(1)
     found = metrics.compute()
+    f1 = multiclass_f1_score(logits, batch.targets, num_classes=10, average="macro")
     assert found == {
         "loss": pytest.approx(functional.cross_entropy(logits, batch.targets).item(), rel=1e-6),
         "accuracy": (ranks == 0).sum().item() / 103,
+        "f1": pytest.approx(f1.item(), rel=1e-6),
         "top5_accuracy": (ranks < 5).sum().item() / 103,
         "samples": 103,
     }
@@ -124,7 +127,27 @@ def test_top5_needs_more_than_five_classes() -> None:
     logits, batch = random_batch(5)
     metrics = build("classification", 5).metrics(CPU)
     metrics.update(logits, batch)
-    assert set(metrics.compute()) == {"loss", "accuracy", "samples"}
+    assert set(metrics.compute()) == {"loss", "accuracy", "f1", "samples"}
+
+
+def test_f1_is_the_mean_over_the_classes_that_occur() -> None:
+    metrics = build("classification", 4).metrics(CPU)
+    predicted, true = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 1])
+    metrics.update(functional.one_hot(predicted, 4).float(), Batch(torch.zeros(4, 4), true))
+    # Class 0: 1 hit of 2 predicted and 1 true; class 1: 1 of 1 and 3; class 2: none of 1 and 0; class 3 never occurs.
+    assert metrics.compute()["f1"] == pytest.approx((2 / 3 + 2 / 4 + 0) / 3)
+
+
+def test_classification_predictions_name_class_probability_and_target() -> None:
+    spec = DataSpec((4,), 3, class_names=("cat", "dog", "eel"))
+    task = TASKS.build(TASKS.config_type("classification").model_validate({"name": "classification"}), spec)
+    logits = torch.tensor([[0.0, 9.0, 0.0], [9.0, 0.0, 0.0]], dtype=torch.bfloat16)
+    records = task.predictions(logits, Batch(torch.zeros(2, 4), torch.tensor([1, 2])))
+    probability = pytest.approx(torch.softmax(torch.tensor([9.0, 0.0, 0.0]), 0)[0].item(), rel=1e-6)
+    assert records == [
+        {"predicted": "dog", "probability": probability, "target": "dog"},
+        {"predicted": "cat", "probability": probability, "target": "eel"},
+    ]
 
 
 def test_regression_loss_and_metrics() -> None:
@@ -178,15 +201,11 @@ def test_a_task_that_does_not_suit_the_targets_is_refused(name: str, kind: str) 
         TASKS.build(config, DataSpec((4,), 2, kind=kind))
 
 
-def plain(inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-    return inputs
-
-
 def line_splits(features: int) -> DataSplits:
     torch.manual_seed(0)
     x = torch.randn(200, features)
     y = x.sum(1, keepdim=True) * 2 + 0.5 + 0.1 * torch.randn(200, 1)
-    split = InMemory(x, y, plain, augments=False)
+    split = InMemory(x, y, as_it_is, augments=False)
     return DataSplits(DataSpec((features,), 1, kind="regression"), split, split)
 
 
