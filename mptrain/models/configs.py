@@ -82,3 +82,10 @@ class AuxConfig(VisionConfig):
 
     aux_logits: bool = True
     """Train the auxiliary classifiers too, as published (inception_v3 then needs images of 299 px or more)."""
+
+
+class TimmConfig(VisionConfig):
+    """A network of timm (PyTorch Image Models), named timm/<its name there>."""
+
+    weights: str | None = None
+    """Initial weights: a file (.safetensors, .pt) relative to the current folder, or DEFAULT to let timm download."""

@@ -16,6 +16,7 @@ from mptrain.models.configs import (
     ResNetConfig,
     SmallCnnConfig,
     SmallVitConfig,
+    TimmConfig,
     VisionConfig,
 )
 from mptrain.registry import MODELS
@@ -75,6 +76,14 @@ for _config, _families in ((ResNetConfig, _RESNETS), (AuxConfig, _AUX), (VisionC
             MODELS.register(_name, config=_config, description=f"{_family}, torchvision", flags=("torchvision",))(
                 _build_vision
             )
+
+
+@MODELS.register("timm/*", config=TimmConfig, description="Any of timm's networks, e.g. timm/vit_tiny_patch16_224")
+def build_timm(config: TimmConfig, spec: DataSpec) -> nn.Module:
+    """Build timm's network for images of `spec.input_shape`, (N, C, H, W) -> (N, outputs)."""
+    from mptrain.models import timm_names
+
+    return timm_names.build_timm(config, spec)
 
 
 @MODELS.register("mlp", config=MlpConfig, description="Fully connected layers on the flattened input")
