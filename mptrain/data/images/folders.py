@@ -1,25 +1,23 @@
 """Image files in one folder per class, read one by one: your own, or ImageNet's.
 
-Owns: finding, decoding, cropping and augmenting them. Must not: hold images, or hide a damaged file.
+Owns: finding, cropping and augmenting them. Must not: hold images, or hide a damaged file.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mptrain.data.images.augment import erasing, rand_augment, with_mixing
 from mptrain.data.images.configs import FolderConfig
+from mptrain.data.images.decode import load_rgb
 from mptrain.data.images.transforms import Normalize
 from mptrain.errors import DataError, first_line
 from mptrain.interfaces import BadFiles, DataSpec, DataSplits, Streamed
 from mptrain.torchvision_import import import_torchvision
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 IMAGENET_DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 
@@ -119,18 +117,6 @@ def _usable_classes(roots: tuple[Path, Path], train: Files, test: Files, bad_fil
     if not usable:
         raise DataError(f"data.root: no class has images in both {roots[0]} and {roots[1]}")
     return usable
-
-
-def load_rgb(path: str) -> Image.Image:
-    """Decode one image file as RGB; raise DataError naming a file that is damaged."""
-    from PIL import Image
-
-    try:
-        with open(path, "rb") as file:
-            return Image.open(file).convert("RGB")
-    # What Pillow raises on damaged bytes, and on images so large that they look like an attack.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"data.root: {path} cannot be decoded as an image; repair or remove it") from error
 
 
 def _train_transform(config: FolderConfig) -> Any:
