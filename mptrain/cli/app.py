@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from mptrain import __version__
-from mptrain.cli import config_commands, env_command, list_commands, plan_command, run_commands
+from mptrain.cli import config_commands, env_command, list_commands, plan_command, run_commands, sample_command
 from mptrain.cli.output import failure, print_error, print_json, print_problem
 from mptrain.errors import CapabilityError, ConfigError, Interrupted, MptrainError
 from mptrain.startup import pause_collection
@@ -54,6 +54,7 @@ def _root(
 # Commands in the order of their use; each is a function of its group's module.
 app.command("run")(run_commands.run)
 app.command("eval")(run_commands.evaluate)
+app.command("sample")(sample_command.sample)
 app.command("export")(run_commands.export)
 app.command("check")(config_commands.check)
 app.command("show")(config_commands.show)

@@ -26,7 +26,7 @@ class LanguageModelling(Task):
         self._vocab_size, self._codec, self._bytes_per_token = vocab_size, codec, bytes_per_token
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy per token, 0-d, in FP32 or FP64; raise ConfigError on outputs of other shape."""
+        """Return the mean cross-entropy per token, 0-d, in FP32 or FP64; raise ConfigError on other outputs."""
         logits = token_logits(forward(model, batch.inputs), batch.targets, self._vocab_size)
         return functional.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED_TOKEN)
 

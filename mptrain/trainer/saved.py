@@ -1,4 +1,4 @@
-"""What can be done with a saved run: evaluate it again, export its weights.
+"""What can be done with a saved run: build it again, evaluate it, export its weights.
 
 Owns: finding the checkpoint and what of it is the model. Must not: train.
 """
@@ -17,7 +17,7 @@ from mptrain import checkpoint as checkpoints
 from mptrain.catalog import load_config
 from mptrain.checkpoint import Checkpoint, CheckpointStore
 from mptrain.errors import CapabilityError, CheckpointError, ConfigError, first_line
-from mptrain.trainer.build import build_run
+from mptrain.trainer.build import Run, build_run
 from mptrain.trainer.endings import known_endings
 from mptrain.trainer.evaluate import evaluate
 from mptrain.trainer.run_dir import CHECKPOINTS
@@ -37,16 +37,23 @@ def find_checkpoint(run_dir: Path, *, best: bool) -> Checkpoint:
     return found
 
 
-def evaluate_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> dict[str, Any]:
-    """Evaluate a run's checkpoint as training did: its average where it kept one, in the precision of its last step."""
+def saved_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> tuple[Run, Checkpoint]:
+    """Build a run as at its last step, with the weights that evaluation uses, of its newest (or best) checkpoint.
+
+    Raises CheckpointError where there is none, ConfigError where the overrides do not fit it, and what building does.
+    """
     found = find_checkpoint(run_dir, best=best)
     config = load_config(run_dir / "config.yaml", overrides).config
+    run = build_run(config, steps_done=max(found.step - 1, 0))
+    _load_weights(run.parts.model, _saved_weights(found, run.device), found.path, changed=bool(overrides))
+    return run, found
+
+
+def evaluate_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> dict[str, Any]:
+    """Evaluate a run's checkpoint as training did: its average where it kept one, in the precision of its last step."""
     with known_endings():
-        run = build_run(config, steps_done=max(found.step - 1, 0))
-        model = run.parts.model
-        weights = _saved_weights(found, run.device)
-        _load_weights(model, weights, found.path, changed=bool(overrides))
-        metrics = evaluate(model, run.parts.task, run.eval_batches, run.parts.policy, run.device)
+        run, found = saved_run(run_dir, overrides, best=best)
+        metrics = evaluate(run.parts.model, run.parts.task, run.eval_batches, run.parts.policy, run.device)
     return {
         "checkpoint": found.path.name,
         "applied_steps": found.step,
@@ -65,7 +72,8 @@ def export_run(run_dir: Path, output: Path, dtype_name: str, *, best: bool) -> d
 
     found = find_checkpoint(run_dir, best=best)
     dtype = EXPORT_DTYPES[dtype_name]
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
+    written: set[int] = set()
     for name, value in _saved_weights(found, torch.device("cpu")).items():
         cast = value.to(dtype) if value.is_floating_point() else value
         if cast.isfinite().logical_not().any() and value.isfinite().all():
@@ -73,7 +81,9 @@ def export_run(run_dir: Path, output: Path, dtype_name: str, *, best: bool) -> d
                 f"--dtype {dtype_name}: {name} has values up to {value.abs().max().item():g}, beyond the format's "
                 f"{torch.finfo(dtype).max:g}; use bf16 or fp32"
             )
-        tensors[name] = cast.contiguous()
+        # A tied weight is written under each of its names; the format holds no two names of one tensor.
+        tensors[name] = cast.clone() if cast.data_ptr() in written else cast.contiguous()
+        written.add(cast.data_ptr())
     metadata = {"format": "pt", "dtype": dtype_name, "applied_steps": str(found.step)}
     if os.path.isdir(output):
         raise ConfigError(f"--output: {output} is a folder; name a file in it, e.g. {output / 'weights.safetensors'}")

@@ -36,7 +36,7 @@ class TextConfig(LanguageConfig):
 
 
 class ShakespeareConfig(TextConfig):
-    """38 plays of Shakespeare, bundled; the last two, Romeo and Juliet and Timon of Athens, are the test text."""
+    """38 plays of Shakespeare, bundled; the last one, Timon of Athens, is the test text."""
 
 
 class TextFilesConfig(TextConfig):

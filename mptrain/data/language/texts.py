@@ -19,8 +19,8 @@ from mptrain.data.tokenizers import Bytes, Subwords, load_tokenizer, train_bpe
 from mptrain.errors import DataError
 from mptrain.interfaces import BadFiles, DataSplits
 
-FIRST_TEST_PLAY = "Romeo and Juliet\n\nACT I\n"
-"""The beginning of the last play but one; 95 % of the text come before it."""
+TEST_PLAY = "Timon of Athens\n\nACT I\n"
+"""The beginning of the last play; 98 % of the text come before it."""
 PIECE = 2**16
 """Characters that a tokenizer takes at a time, or a little more: up to the end of a line."""
 
@@ -28,7 +28,7 @@ PIECE = 2**16
 def shakespeare(config: ShakespeareConfig) -> DataSplits:
     """Return the bundled plays; raise DataError when the file is missing or damaged."""
     text = read_bundled("shakespeare_38plays.txt.xz").decode()
-    cut = text.index(FIRST_TEST_PLAY)
+    cut = text.index(TEST_PLAY)
     source = "the bundled plays"
     return text_splits(config, (text[:cut], source), (text[cut:], source), BadFiles(config.on_error))
 

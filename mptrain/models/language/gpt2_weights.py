@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mptrain.errors import ConfigError
-from mptrain.models.weights import check_keys, read_state
+from mptrain.models.weights import check_keys, is_outline, read_state
 
 OPTION = "model.weights"
 
@@ -44,6 +44,8 @@ def load_gpt2_weights(model: nn.Module, source: str) -> None:
 
     Raises ConfigError for weights of another network, DataError for a file that is missing or damaged.
     """
+    if is_outline(model):
+        return
     state = from_hugging_face(read_state(source, OPTION))
     state.setdefault("head.weight", state.get("tokens.weight", torch.empty(0)))  # tied, so some files leave it out
     wanted = model.state_dict()
