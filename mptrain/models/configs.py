@@ -5,6 +5,7 @@ Owns: the defaults. Must not: import torch, or know how anything is built.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
@@ -89,3 +90,12 @@ class TimmConfig(VisionConfig):
 
     weights: str | None = None
     """Initial weights: a file (.safetensors, .pt) relative to the current folder, or DEFAULT to let timm download."""
+
+
+class HfConfig(ModelConfig):
+    """A network of Hugging Face transformers, named hf/<its name on the hub, or a local folder>."""
+
+    pretrained: bool = False
+    """Begin with the weights kept under that name (.safetensors); false takes its configuration only."""
+    options: Mapping[str, bool | int | float | str] = {}
+    """Values to change in its configuration, e.g. {num_hidden_layers: 2, hidden_size: 128}."""

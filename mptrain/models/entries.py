@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mptrain.interfaces import DataSpec
 from mptrain.models.configs import (
     AuxConfig,
+    HfConfig,
     LinearConfig,
     MlpConfig,
     ResNetConfig,
@@ -116,3 +117,11 @@ def build_small_vit(config: SmallVitConfig, spec: DataSpec) -> nn.Module:
     from mptrain.models import small
 
     return small.small_vit(config, spec)
+
+
+@MODELS.register("hf/*", config=HfConfig, description="Any of transformers' networks for text, e.g. hf/gpt2")
+def build_hf(config: HfConfig, spec: DataSpec) -> nn.Module:
+    """Build transformers' network for token ids: (N, T) -> logits."""
+    from mptrain.models import hf_names
+
+    return hf_names.build_hf(config, spec)

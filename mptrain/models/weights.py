@@ -29,12 +29,19 @@ def is_download(weights: str) -> bool:
     return re.fullmatch(r"[A-Z][A-Z0-9_]*", weights) is not None and not Path(weights).exists()
 
 
+def is_outline(model: nn.Module) -> bool:
+    """Say whether `model` stands on the meta device: it is there for a plan, and no weights are read for it."""
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
 def load_weights(model: nn.Module, config: VisionConfig, num_outputs: int) -> None:
     """Load `config.weights` into `model`, upcast to its dtype; log what was fitted (new head, grey input).
 
     Raises ConfigError for an unknown name or weights of another network, DataError for a file missing or damaged.
     """
     assert config.weights is not None
+    if is_outline(model):
+        return
     state = _state(config.name, config.weights, "model.weights")
     wanted = model.state_dict()
     if not any(map(_is_auxiliary, wanted)):
@@ -65,6 +72,8 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
 
     Raises ConfigError for an unknown name or weights of another network, DataError for a file missing or damaged.
     """
+    if is_outline(backbone):
+        return
     option = "model.backbone_weights"
     layers = {
         key.removeprefix("features."): value  # what torchvision's MobileNets hold their layers in
@@ -136,7 +145,7 @@ def read_state(source: str, option: str) -> Mapping[str, Tensor]:
     path = Path(source).expanduser()
     if not path.is_file():
         raise DataError(
-            f"{option}: there is no file {path.absolute()}; give a file, or of a torchvision network a name such as DEFAULT"
+            f"{option}: there is no file {path.absolute()}; give a file, or a name of torchvision's such as DEFAULT"
         )
     try:
         if path.suffix == ".safetensors":
