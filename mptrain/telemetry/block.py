@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from mptrain.telemetry import human, story
 from mptrain.telemetry.records import Evaluation, Event, Progress, RunInfo
+from mptrain.telemetry.throughput import LOADER_BOUND
 
 Span = tuple[str, str]
 """Text and its rich style."""
@@ -18,8 +19,6 @@ Line = list[Span]
 
 MAX_WIDTH = 96
 """Wider lines are no easier to read."""
-LOADER_BOUND = 0.30
-"""Above this share of data wait, the loader sets the pace."""
 
 PLAIN, DIM, STRONG = "", "dim", "bold"
 ACCENT, GOOD, WARN, BAD, ALARM = "cyan", "green", "yellow", "bold red", "bold black on yellow"

@@ -155,8 +155,8 @@ class SilentConsole:
         """Print nothing."""
 
     def event(self, event: Event) -> None:
-        """Print warnings and planted faults."""
-        if event.kind in ("warning", "planted"):
+        """Print warnings, planted faults, and what is wrong with the data."""
+        if event.kind in ("warning", "planted", "bad_file", "loader_bound"):
             self._out.line(f"! {story.event(event)}")
 
     def end(self, result: Mapping[str, Any]) -> None:

@@ -110,7 +110,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened once: overflow, scale_change, numerics, checkpoint, resume, planted, warning..."""
+    """Something that happened once: overflow, scale_change, numerics, checkpoint, planted, bad_file, warning..."""
 
     kind: str
     attempted_step: int

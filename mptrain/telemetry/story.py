@@ -11,7 +11,7 @@ from typing import Any
 from mptrain.telemetry import human
 from mptrain.telemetry.records import Evaluation, Event, Numerics, Progress, RunInfo
 
-LOUD_EVENTS = frozenset({"overflow", "nonfinite_loss", "planted", "warning"})
+LOUD_EVENTS = frozenset({"overflow", "nonfinite_loss", "planted", "warning", "bad_file", "loader_bound"})
 """Something is wrong, or made to look so; every other kind is a note."""
 FILE_ONLY_EVENTS = frozenset({"scale_change", "numerics"})
 """Seen in the figures anyway; a console would repeat itself."""

@@ -11,6 +11,9 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 
+LOADER_BOUND = 0.30
+"""Above this share of data wait, the loader sets the pace."""
+
 
 @dataclass(frozen=True, slots=True)
 class WindowSpeed:

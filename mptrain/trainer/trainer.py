@@ -25,8 +25,10 @@ from mptrain.precision.outcome import Outcome
 from mptrain.precision.overflow_census import NO_CULPRITS, Culprits
 from mptrain.telemetry.attempt_log import Completed, make_attempt_log
 from mptrain.telemetry.records import Evaluation, Event, Progress, Reporter
+from mptrain.telemetry.throughput import WindowSpeed
 from mptrain.trainer.best import Best
 from mptrain.trainer.build import Run, enter_phase
+from mptrain.trainer.data_watch import DataWatch
 from mptrain.trainer.divergence import explained, require_finite_weights
 from mptrain.trainer.evaluate import evaluate
 from mptrain.trainer.ledger import Ledger
@@ -59,6 +61,7 @@ class Trainer:
         self.numerics = NumericsSummary()
         self.summary: dict[str, Any] | None = None
         self.pace = Pace()
+        self.data_watch = DataWatch(run.splits.train, run.config.data, run.splits.bad_files)
         on_skip = run.config.precision.loss_scale.on_skip
         self._retries = on_skip == "retry"
         self.ledger = Ledger(run.config.train, on_skip)
@@ -77,13 +80,11 @@ class Trainer:
         self.target = min(run.total_steps, stop_at) if stop_at else run.total_steps
 
     def fit(self) -> None:
-        """Train, evaluate and save to the end.
-
-        Raises DivergedError when training is hopeless, Preempted after a stop request (state saved).
-        """
+        """Train, evaluate and save to the end; raise DivergedError where hopeless, Preempted (saved) when told."""
         reset_peak_memory(self.run.device)
         self.run.parts.model.train()
         self._began = time.perf_counter()
+        self._watch_data()
         with StopRequest() as self._stop:
             self.pace.restart()
             try:
@@ -168,6 +169,7 @@ class Trainer:
         """
         if completed := self._log.completed():
             self._take_in(completed)
+        self._watch_data()
         if self._evaluation_is_due():
             self._evaluate()
         if self._is_finished():
@@ -237,6 +239,7 @@ class Trainer:
             if self.ledger.counts.attempted % every == 0:
                 self.pace.mark(completed.at)
                 self._close_log_window()
+                self._watch_data(None if self.run.parts.policy.emulated else self.pace.latest)
         if self.pace.is_warming_up:
             self.pace.mark(completed.at)
         now = time.perf_counter()
@@ -259,6 +262,10 @@ class Trainer:
             self.train_loss = sum(window.losses) / len(window.losses)
             self.reporter.window(self._progress(self.train_loss))
 
+    def _watch_data(self, speed: WindowSpeed | None = None) -> None:
+        for kind, message, data in self.data_watch.news(speed):
+            self._event(kind, message, data)
+
     def _progress(self, loss: float) -> Progress:
         seconds = time.perf_counter() - self._began
         return progress_of(self.run, self.ledger, self.pace, self.position, loss, self.numerics.latest, seconds)
@@ -269,6 +276,7 @@ class Trainer:
         began = time.perf_counter()
         with parts.evaluated_weights():
             self.metrics = evaluate(parts.model, parts.task, run.eval_batches, parts.policy, run.device)
+        self._watch_data()
         applied = self.ledger.counts.applied
         self._evaluated_at = self.ledger.steps_done
         early = run.config.train.early_stop
@@ -356,6 +364,7 @@ class Trainer:
             "metrics": dict(self.metrics),
             "evaluated_at": self._evaluated_at,
             "numerics": self.numerics.state_dict(),
+            "skipped_files": self.data_watch.skipped_files(),
             "random": random_state(self.run.device),
         }
         return parts_state(self.run) | {"trainer": loop}
@@ -378,6 +387,7 @@ class Trainer:
         self.best = Best(**loop["best"])
         self.train_loss, self.metrics = loop["train_loss"], dict(loop["metrics"])
         self.numerics.load_state_dict(loop["numerics"])
+        self.data_watch.take_over(loop["skipped_files"])
         self._evaluated_at, self._saved_at = loop["evaluated_at"], done
         self._saved = (counts.attempted, self._score())
         self._launched = counts.attempted

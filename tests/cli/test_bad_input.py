@@ -258,6 +258,14 @@ BAD_PLUGINS: dict[str, tuple[Callable[[], list[str]], str]] = {
     "negative rate": (lambda: schedule("p11", "-1.0"), "makes the learning rate -0.01 at step 0"),
     "rate not a number": (lambda: schedule("p12", "float('nan')"), "makes the learning rate nan at step 0"),
     "no main metric": (lambda: task("p13", "{'other': 1.0}"), "lack its main metric 'score'"),
+    "task of its own": (
+        lambda: task("p16", "{}", base="object"),
+        "lacks what mptrain.interfaces.Task gives; derive it",
+    ),
+    "task without a metric": (
+        lambda: task("p17", "{}", more="    metrics = Task.metrics\n"),
+        "built a T that lacks metrics; derive it from mptrain.interfaces.Task and define main_metric",
+    ),
     "metric in words": (lambda: task("p14", "{'score': 'high'}"), "its metric 'score' is 'high', not a number"),
     "summary of tensors": (
         lambda: task("p15", "{'score': 1.0}", "{'w': torch.ones(3)}"),
