@@ -22,10 +22,14 @@ class SmallFcosConfig(ModelConfig):
     """Channels of the head; a multiple of 8, the groups of its norms."""
 
 
-class TorchvisionDetectorConfig(ModelConfig):
-    """One of torchvision's detectors; its matching and sampling read the device in every training step."""
+class ResNetDetectorConfig(ModelConfig):
+    """One of torchvision's detectors on a ResNet-50 with a feature pyramid; training reads the device in every step."""
 
     backbone_weights: str | None = None
-    """Classification weights of the backbone: a file (.safetensors, .pt) or a torchvision name to download."""
+    """Classification weights of resnet50: a file (.safetensors, .pt) or a torchvision name to download."""
     trainable_stages: Annotated[int, Field(ge=0, le=5)] = 3
     """With backbone_weights: stages of the backbone that are trained, counted from its end; the others are frozen."""
+
+
+class SsdliteConfig(ModelConfig):
+    """SSDlite on a MobileNetV3, trained from scratch; training reads the device in every step."""
