@@ -86,11 +86,57 @@ def _replace(path: Path, chunks: Iterable[bytes]) -> None:
             temporary.unlink()
 
 
-def cannot_write(path: Path, error: OSError) -> CapabilityError:
-    """Return the error that says so in one line."""
+def cannot_write(path: Path, error: OSError, option: str = "--output-dir") -> CapabilityError:
+    """Return the error that says so in one line; `option` is the one that says where to write."""
     return CapabilityError(
-        f"cannot write {path}: {error.strerror}; free space or permissions there, or choose another --output-dir"
+        f"cannot write {path}: {error.strerror}; free space or permissions there, or choose another {option}"
     )
+
+
+class NewLines:
+    """A new file of JSON lines that takes the place of `path` when all is written, or leaves that as it was.
+
+    Raises CapabilityError, which names `option`, where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, option: str) -> None:
+        self._path, self._option = path, option
+        self._temporary = path.with_name(f".{path.name}.tmp")
+
+    def __enter__(self) -> NewLines:
+        with self._writing():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._temporary.open("wb")
+        return self
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one line; raise TypeError for a value that is not plain Python."""
+        line = _line(record)
+        with self._writing():
+            self._file.write(line)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            with self._writing(), self._file:
+                if kind is None:
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                    self._temporary.replace(self._path)
+                    sync_folder(self._path.parent)
+        finally:
+            with contextlib.suppress(OSError):  # it is gone already, or the error says what is wrong
+                self._temporary.unlink()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(self._path, error, self._option) from error
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return f"{_encode_line(strict_json(record))}\n".encode()
 
 
 class _Lines:
@@ -102,7 +148,7 @@ class _Lines:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one line; raise TypeError for a value that is not plain Python, CapabilityError on a full disk."""
-        line = f"{_encode_line(strict_json(record))}\n".encode()
+        line = _line(record)
         try:
             if self._fd is None:
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

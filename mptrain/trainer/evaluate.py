@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from mptrain.errors import ConfigError
 from mptrain.interfaces import Batch, Task
 from mptrain.precision.policy import PrecisionPolicy
+from mptrain.trainer.predictions import OnBatch, ignore
 
 
 def evaluate(
@@ -19,7 +20,7 @@ def evaluate(
     batches: Iterable[Batch],
     policy: PrecisionPolicy,
     device: torch.device,
-    on_batch: Callable[[Any, Batch], None] = lambda outputs, batch: None,
+    on_batch: OnBatch = ignore,
 ) -> dict[str, float]:
     """Return the task's metrics over all of `batches`; the model's training mode is as before afterwards.
 

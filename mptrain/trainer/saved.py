@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from mptrain.catalog import load_config
 from mptrain.checkpoint import Checkpoint, CheckpointStore
 from mptrain.errors import CapabilityError, CheckpointError, ConfigError, first_line
 from mptrain.trainer.build import Run, build_run
+from mptrain.trainer.data_watch import skipped_files
 from mptrain.trainer.endings import known_endings
 from mptrain.trainer.evaluate import evaluate
+from mptrain.trainer.predictions import ignore, written_to
 from mptrain.trainer.run_dir import CHECKPOINTS
 
 EXPORT_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -49,17 +52,27 @@ def saved_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> tuple[R
     return run, found
 
 
-def evaluate_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> dict[str, Any]:
-    """Evaluate a run's checkpoint as training did: its average where it kept one, in the precision of its last step."""
+def evaluate_run(
+    run_dir: Path, overrides: Sequence[str], *, best: bool, predictions: Path | None = None
+) -> dict[str, Any]:
+    """Evaluate a run's checkpoint as training did: its average where it kept one, in the precision of its last step.
+
+    `predictions` is a file to write, with a line of JSON for each test sample.
+    """
     with known_endings():
         run, found = saved_run(run_dir, overrides, best=best)
-        metrics = evaluate(run.parts.model, run.parts.task, run.eval_batches, run.parts.policy, run.device)
-    return {
+        parts, batches = run.parts, run.eval_batches
+        keep = nullcontext(ignore) if predictions is None else written_to(predictions, parts.task, batches.left_out)
+        with keep as on_batch:
+            metrics = evaluate(parts.model, parts.task, batches, parts.policy, run.device, on_batch)
+    result: dict[str, Any] = {
         "checkpoint": found.path.name,
         "applied_steps": found.step,
         "precision": run.in_force.mode,
         "metrics": metrics,
+        "skipped_files": skipped_files(run.splits.bad_files),
     }
+    return result if predictions is None else result | {"predictions": str(predictions)}
 
 
 def export_run(run_dir: Path, output: Path, dtype_name: str, *, best: bool) -> dict[str, Any]:
