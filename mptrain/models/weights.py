@@ -42,8 +42,8 @@ def load_weights(model: nn.Module, config: VisionConfig, num_outputs: int) -> No
     assert config.weights is not None
     if is_outline(model):
         return
-    state = _state(config.name, config.weights, "model.weights")
     wanted = model.state_dict()
+    state = _state(config.name, config.weights, "model.weights", wanted)
     if not any(map(_is_auxiliary, wanted)):
         state = {key: value for key, value in state.items() if not _is_auxiliary(key)}
     check_keys("model.weights", config.weights, wanted.keys(), state.keys())
@@ -74,13 +74,12 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
     """
     if is_outline(backbone):
         return
-    option = "model.backbone_weights"
+    option, wanted = "model.backbone_weights", backbone.state_dict()
     layers = {
         key.removeprefix("features."): value  # what torchvision's MobileNets hold their layers in
-        for key, value in _state(name, source, option).items()
+        for key, value in _state(name, source, option, wanted).items()
         if not key.startswith(("fc.", "classifier."))
     }
-    wanted = backbone.state_dict()
     check_keys(option, source, wanted.keys(), layers.keys())
     other = [key for key in wanted if wanted[key].shape != layers[key].shape]
     if other:
@@ -96,9 +95,15 @@ def _is_auxiliary(key: str) -> bool:
     return key.lower().startswith("aux")
 
 
-def _state(name: str, source: str, option: str) -> Mapping[str, Tensor]:
-    """Return the state dict `source` of the network `name`; `option` is the config key to name in errors."""
-    return _download(name, source, option) if is_download(source) else read_state(source, option)
+def _state(name: str, source: str, option: str, wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the state dict `source` of the network `name`; `option` is the config key to name in errors.
+
+    BatchNorm's counters come from the state `wanted` where the file is of before there were any, as torchvision's first
+    ResNet and VGG weights are.
+    """
+    state = _download(name, source, option) if is_download(source) else read_state(source, option)
+    counters = {key: value for key, value in wanted.items() if key.endswith(".num_batches_tracked")}
+    return state if state.keys() & counters.keys() else {**counters, **state}
 
 
 def check_keys(option: str, source: str, wanted: Set[str], found: Set[str]) -> None:

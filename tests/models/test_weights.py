@@ -54,6 +54,12 @@ def test_half_precision_files_are_upcast(source: nn.Module, tmp_path: Path, dtyp
     assert torch.equal(loaded["conv1.weight"], half["conv1.weight"].float())
 
 
+def test_files_from_before_batch_norm_counted_are_loaded(source: nn.Module, tmp_path: Path) -> None:
+    old = {key: value for key, value in source.state_dict().items() if not key.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pt")
+    assert equal(build(COLOUR, tmp_path / "old.pt"), source)
+
+
 def test_another_number_of_classes_replaces_the_head_and_says_so(
     source: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
