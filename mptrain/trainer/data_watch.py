@@ -47,11 +47,17 @@ class DataWatch:
             self._told += len(reasons)
             for reason in reasons:
                 yield "bad_file", f"left out: {reason}", {}
-        if speed is not None and self.loader_bound is None and speed.data_wait_fraction > LOADER_BOUND:
+        if speed is not None and self._is_news(speed):
             working = 1 - speed.data_wait_fraction
             free = speed.samples_per_s / working if working > 0 else float("inf")
             self.loader_bound = LoaderBound(speed.data_wait_fraction, speed.samples_per_s, free)
             yield "loader_bound", self._words(self.loader_bound), asdict(self.loader_bound)
+
+    def _is_news(self, speed: WindowSpeed) -> bool:
+        if self.loader_bound is not None or speed.data_wait_fraction <= LOADER_BOUND:
+            return False
+        # Held as they are, they are no more than indexed: where even that shows, the step itself does next to nothing.
+        return isinstance(self._split, Streamed) or self._split.augments or self._config.cache == "none"
 
     def _words(self, bound: LoaderBound) -> str:
         return (
