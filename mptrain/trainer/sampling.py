@@ -5,7 +5,6 @@ Owns: the choice of each token from its probabilities. Must not: train, or print
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +41,6 @@ def sample_run(run_dir: Path, overrides: Sequence[str], options: SampleOptions, 
 
     Raises ConfigError for a run that is no language model, whose tokens have no text, or for an unusable prompt.
     """
-    if math.isnan(options.temperature):
-        raise ConfigError("--temperature: nan is no number; give 0 or more")
     with known_endings():
         run, found = saved_run(run_dir, overrides, best=best)
         codec = _codec(run)
