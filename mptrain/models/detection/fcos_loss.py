@@ -73,23 +73,35 @@ def decode(distances: Tensor, locations: Tensor, stride: int) -> Tensor:
     return torch.cat((locations - reach[..., :2], locations + reach[..., 2:]), 2)
 
 
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return the generalised IoU (...) of boxes (..., 4), in -1..1: arXiv 1902.09630, algorithm 1.
+
+    torchvision's loss of that name gathers by a boolean mask, which reads the device.
+    """
+    shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1).clamp(min=1e-6)
+    union = ((a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared).clamp(min=1e-6)
+    return shared / union - (hull - union) / hull
+
+
 def dense_loss(outputs: DenseOutputs, objects: Tensor, stride: int) -> Tensor:
     """Return the loss of outputs in FP32 or FP64, 0-d; objects (N, boxes, 6).
 
     Normalised by the locations on objects in the whole micro-batch, the field's convention, not image by image.
     """
-    ops = import_torchvision("ops")
     target = assign(outputs.locations, objects, stride)
     count = target.positive.sum().clamp(min=1)
     wanted = (torch.arange(outputs.logits.shape[2], device=objects.device) == target.classes.unsqueeze(2)) & (
         target.positive.unsqueeze(2)
     )
-    focal = ops.sigmoid_focal_loss(outputs.logits, wanted.to(outputs.logits.dtype), reduction="sum")
+    focal = import_torchvision("ops").sigmoid_focal_loss(
+        outputs.logits, wanted.to(outputs.logits.dtype), reduction="sum"
+    )
     predicted = decode(outputs.distances, outputs.locations, stride)
     # Boxes of locations without an object are any: their loss is finite, and multiplied by a centre-ness of 0.
-    giou = ops.generalized_box_iou_loss(predicted, target.boxes, reduction="none") * target.centreness
+    distance = (1 - generalized_iou(predicted, target.boxes)) * target.centreness
     centreness = functional.binary_cross_entropy_with_logits(
         outputs.centreness, target.centreness, weight=target.positive.to(outputs.centreness.dtype), reduction="sum"
     )
-    mean: Tensor = (focal + centreness) / count + giou.sum() / target.centreness.sum().clamp(min=1e-6)
+    mean: Tensor = (focal + centreness) / count + distance.sum() / target.centreness.sum().clamp(min=1e-6)
     return mean
