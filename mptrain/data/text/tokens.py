@@ -1,0 +1,76 @@
+"""From lists of token ids to padded tensors: what the datasets of this folder make samples of.
+
+    classification:  <bos> text                                            inputs (N, length)
+    translation:     source <eos>, <bos> target -> target <eos>            inputs ((N, S), (N, T)), targets (N, T)
+
+Owns: where special tokens stand, and padding. Must not: read files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mptrain.data.tokenizers import SPECIAL, Subwords, load_tokenizer, train_bpe
+from mptrain.errors import DataError
+from mptrain.interfaces import BOS, EOS, PAD, DataSpec, InputSpec, TextCodec
+
+IGNORED = -100
+"""Target of a position that is padding: torch's own ignore_index, so that no token is lost to it."""
+
+
+def padded(ids: Iterable[Sequence[int]], length: int, fill: int) -> Tensor:
+    """Return the ids as int64 (N, length), cut or filled up at the end."""
+    return torch.tensor([[*row[:length], *[fill] * (length - len(row))] for row in ids], dtype=torch.int64)
+
+
+def classified(texts: Iterable[Sequence[int]], length: int) -> Tensor:
+    """Return texts as a model takes them, (N, length); each begins with <bos>, so that an empty one is one too."""
+    return padded(([BOS, *text] for text in texts), length, PAD)
+
+
+def translated(
+    sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], lengths: tuple[int, int]
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Return ((sources (N, S), shifted targets (N, T)), targets (N, T)), all int64, for `lengths` (S, T).
+
+    A source that is cut still ends with <eos>; a target that is cut does not, for it goes on.
+    """
+    longest_source, longest_target = lengths
+    inputs = (
+        padded(([*source[: longest_source - 1], EOS] for source in sources), longest_source, PAD),
+        padded(([BOS, *target] for target in targets), longest_target, PAD),
+    )
+    return inputs, padded(([*target, EOS] for target in targets), longest_target, IGNORED)
+
+
+def translation_spec(source: TextCodec, target: TextCodec, lengths: tuple[int, int]) -> DataSpec:
+    """Return what a model needs to know of translation data of `lengths` (S, T)."""
+    return DataSpec(
+        input_shape=(lengths[0],),
+        num_outputs=target.vocab_size,
+        kind="translation",
+        vocab_size=source.vocab_size,
+        more_inputs=(InputSpec((lengths[1],), target.vocab_size),),
+        input_text=source,
+        output_text=target,
+    )
+
+
+def chosen_tokenizer(file: str | None, texts: Iterable[str], vocab_size: int) -> Subwords:
+    """Return the codec of `file`, or without one a BPE learned from `texts`.
+
+    Raises DataError for a file that is no tokenizer, or has other ids for the special tokens.
+    """
+    if file is None:
+        return train_bpe(texts, vocab_size)
+    codec = load_tokenizer(Path(file).expanduser())
+    if codec.vocab_size <= len(SPECIAL) or any(codec.decode([special]) for special in range(len(SPECIAL))):
+        raise DataError(
+            f"data.tokenizer: {file}: its ids 0 to {len(SPECIAL) - 1} are not special tokens; they must be "
+            f"{' '.join(SPECIAL)}, so train it with them first"
+        )
+    return codec
