@@ -201,6 +201,14 @@ class Task(Protocol):
         """Return the mean loss over the micro-batch's samples as a 0-d tensor, computed in at least FP32."""
         raise NotImplementedError
 
+    def blank_targets(self, inputs: Tensors) -> Tensors | None:
+        """Return targets of any value for blank inputs (N, ...), on their device, so that plans can count the loss.
+
+        None, the default: unknown, and the loss is not counted.
+        """
+        del inputs
+        return None
+
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
         """Return what metrics and predictions need of the model; called under no_grad and the run's precision.
 
@@ -234,7 +242,7 @@ class Detections(NamedTuple):
 
 @runtime_checkable
 class Detector(Protocol):
-    """A model that finds objects. Its targets are padded tables, FP32 (N, boxes, 6): class (-1: padding), box, crowd."""
+    """A model that finds objects. Its targets are tables, FP32 (N, boxes, 6): class (-1: padding), box, crowd (0/1)."""
 
     def __call__(self, images: Tensor, objects: Tensor | None = None) -> Any:
         """Return raw outputs for images (N, C, H, W), in whatever dtype they were computed in.
@@ -249,6 +257,17 @@ class Detector(Protocol):
     def detections(self, outputs: Any) -> Detections:
         """Return what was found, from the raw outputs of evaluation; may read the device."""
         raise NotImplementedError
+
+
+@runtime_checkable
+class EncoderDecoder(Protocol):
+    """A model of (source, target so far) that can keep what it made of the source while the target grows."""
+
+    def encode(self, source: Tensor) -> Any:
+        """Return what decoding needs to know of source ids (N, S)."""
+
+    def next_scores(self, target: Tensor, encoded: Any) -> Tensor:
+        """Return the scores (N, vocabulary) of what follows the target ids so far (N, T)."""
 
 
 class TrainedWeights(Protocol):

@@ -5,10 +5,10 @@ Owns: their registration. Must not: import torch at module level; each build nam
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mptrain.config.schema import TaskConfig
-from mptrain.config.section import Fraction, NonNegativeFloat
+from mptrain.config.section import Fraction, NonNegativeFloat, PositiveInt
 from mptrain.errors import ConfigError
 from mptrain.interfaces import DataSpec
 from mptrain.registry import TASKS
@@ -41,6 +41,23 @@ class DetectionConfig(TaskConfig):
 
 class LanguageModellingConfig(TaskConfig):
     """Cross-entropy over the next token."""
+
+
+class TranslationConfig(TaskConfig):
+    """Cross-entropy over the tokens of the target, and decoding in evaluation."""
+
+    label_smoothing: Fraction = 0.1
+    """Share of the target spread evenly over all tokens in training; the reported test loss has none."""
+    beam_size: PositiveInt = 1
+    """Sequences kept while decoding in evaluation; 1 is greedy."""
+    length_penalty: NonNegativeFloat = 0.6
+    """With more than one beam: exponent by which longer sequences are favoured (Wu et al. 2016); 0 does not."""
+    metric: Literal["bleu", "chrf", "error_rate", "exact"] = "bleu"
+    """Main metric; error_rate counts the edits of words (or phonemes)."""
+
+
+class TranscriptionConfig(TaskConfig):
+    """CTC over the tokens of the transcript."""
 
 
 @TASKS.register(
@@ -99,6 +116,47 @@ def _language_modelling(config: LanguageModellingConfig, spec: DataSpec) -> Task
 
     _check_kind(config, spec)
     return LanguageModelling(spec.num_outputs, spec.output_text, spec.bytes_per_token)
+
+
+@TASKS.register(
+    "translation", config=TranslationConfig, description="Cross-entropy over target tokens; BLEU, chrF, error rate"
+)
+def _translation(config: TranslationConfig, spec: DataSpec) -> Task:
+    from mptrain.tasks.translation import Translation
+
+    _check_kind(config, spec)
+    if spec.input_text is None or spec.output_text is None:
+        raise ConfigError("task.name: 'translation' needs a dataset that tells what its tokens stand for (its codecs)")
+    return Translation(
+        spec.num_outputs,
+        spec.input_text,
+        spec.output_text,
+        label_smoothing=config.label_smoothing,
+        beam_size=config.beam_size,
+        length_penalty=config.length_penalty,
+        metric=config.metric,
+    )
+
+
+@TASKS.register(
+    "transcription",
+    config=TranscriptionConfig,
+    description="CTC over a transcript's tokens; word, character error rate",
+)
+def _transcription(config: TranscriptionConfig, spec: DataSpec) -> Task:
+    from mptrain.tasks.transcription import Transcription
+
+    _check_kind(config, spec)
+    if spec.output_text is None:
+        raise ConfigError(
+            "task.name: 'transcription' needs a dataset that tells what its tokens stand for (its output_text)"
+        )
+    if spec.num_outputs < spec.output_text.vocab_size:
+        raise ConfigError(
+            f"model.num_classes: {spec.num_outputs} outputs, but the transcripts have {spec.output_text.vocab_size} "
+            "tokens; set model.num_classes to null"
+        )
+    return Transcription(spec.num_outputs, spec.output_text)
 
 
 def _check_kind(config: TaskConfig, spec: DataSpec) -> None:

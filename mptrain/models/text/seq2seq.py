@@ -30,6 +30,11 @@ def seq2seq(config: Seq2SeqConfig, spec: DataSpec) -> nn.Module:
             "choose a dataset for translation, or another model"
         )
     source, target = (check_tokens(config.name, each.shape, each.vocab_size) for each in spec.inputs)
+    if spec.num_outputs != target[1]:
+        raise ConfigError(
+            f"model.num_classes: {spec.num_outputs}, but '{config.name}' shares its output layer with the embedding of "
+            f"the {target[1]} target tokens; set it to null"
+        )
     if config.share_embeddings and source[1] != target[1]:
         raise ConfigError(
             f"model.share_embeddings: the vocabularies differ, {source[1]} and {target[1]} tokens; set it to false"
