@@ -98,11 +98,9 @@ class Cifar100Config(Cifar10Config):
     """Standard deviation per channel, after scaling to 0..1; divided by."""
 
 
-class FolderConfig(DataConfig):
-    """Image files in one folder per class, cropped at random and mirrored in training."""
+class StreamedImageConfig(DataConfig):
+    """Base of the image sets that are read one image at a time, cropped at random and mirrored in training."""
 
-    root: str
-    """Folder with `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`); relative to the current folder."""
     image_size: PositiveInt = 224
     """Side of the square images that the model sees, in pixels."""
     augment: StrongAugmentConfig = StrongAugmentConfig()
@@ -111,3 +109,23 @@ class FolderConfig(DataConfig):
     """Mean pixel value per channel, after scaling to 0..1; subtracted."""
     std: ColourStd = (0.229, 0.224, 0.225)
     """Standard deviation per channel, after scaling to 0..1; divided by."""
+
+
+class FolderConfig(StreamedImageConfig):
+    """Image files in one folder per class."""
+
+    root: str
+    """Folder with `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`); relative to the current folder."""
+
+
+class ShardsConfig(StreamedImageConfig):
+    """Images and their classes in tar shards (webdataset's layout): <sample>.jpg beside <sample>.cls or .json."""
+
+    train: str
+    """Training shards, e.g. `data/train-{0000..1023}.tar` or `data/train-*.tar`; relative to the current folder."""
+    test: str
+    """Test shards, likewise."""
+    num_classes: PositiveInt
+    """Classes; those of the samples are 0 .. num_classes - 1."""
+    label_key: str = "label"
+    """Key of the class in a sample's .json, where it has no .cls."""

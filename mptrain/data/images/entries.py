@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mptrain.data.images import expected as expected
 from mptrain.data.images.configs import (
     Cifar10Config,
     Cifar100Config,
@@ -14,6 +15,7 @@ from mptrain.data.images.configs import (
     FolderConfig,
     GreyConfig,
     MnistConfig,
+    ShardsConfig,
 )
 from mptrain.registry import DATASETS
 
@@ -44,3 +46,10 @@ def _folder(config: FolderConfig, seed: int) -> DataSplits:
     from mptrain.data.images import folders
 
     return folders.image_folder(config)
+
+
+@DATASETS.register("image_shards", config=ShardsConfig, description="Images and classes in webdataset's tar shards")
+def _shards(config: ShardsConfig, seed: int) -> DataSplits:
+    from mptrain.data.images import shards
+
+    return shards.image_shards(config)

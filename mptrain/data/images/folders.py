@@ -1,6 +1,6 @@
 """Image files in one folder per class, read one by one: your own, or ImageNet's.
 
-Owns: finding, cropping and augmenting them. Must not: hold images, or hide a damaged file.
+Owns: finding them (`streamed` crops and augments). Must not: hold images, or hide a damaged file.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mptrain.data.images.augment import erasing, rand_augment, with_mixing
 from mptrain.data.images.configs import FolderConfig
 from mptrain.data.images.decode import load_rgb
-from mptrain.data.images.transforms import Normalize
+from mptrain.data.images.streamed import eval_transform, test_split, train_split, train_transform
 from mptrain.errors import DataError, first_line
-from mptrain.interfaces import BadFiles, DataSpec, DataSplits, Streamed
+from mptrain.interfaces import BadFiles, DataSpec, DataSplits
 from mptrain.torchvision_import import import_torchvision
 
 IMAGENET_DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -62,15 +61,11 @@ def image_folder(config: FolderConfig) -> DataSplits:
     bad_files = BadFiles(config.on_error)
     classes = _usable_classes(roots, train, test, bad_files)
     train, test = ({name: files[name] for name in classes} for files in (train, test))
-    normalize = Normalize(config.mean, config.std)
-    mixes = with_mixing(normalize, config.augment, len(classes))
-    train_split = Streamed(
-        ImageFiles(train, _train_transform(config)), transform=mixes, augments=mixes is not normalize
-    )
-    test_split = Streamed(ImageFiles(test, _eval_transform(config)), transform=normalize)
+    train_images, test_images = ImageFiles(train, train_transform(config)), ImageFiles(test, eval_transform(config))
     spec = DataSpec((3, config.image_size, config.image_size), len(classes), class_names=classes)
-    identity = {"name": config.name, "train": len(train_split), "test": len(test_split), "classes": len(classes)}
-    return DataSplits(spec, train_split, test_split, identity, bad_files)
+    identity = {"name": config.name, "train": len(train_images), "test": len(test_images), "classes": len(classes)}
+    splits = train_split(config, train_images, len(classes)), test_split(config, test_images)
+    return DataSplits(spec, *splits, identity, bad_files)
 
 
 def _extract_imagenet(root: Path) -> None:
@@ -117,23 +112,3 @@ def _usable_classes(roots: tuple[Path, Path], train: Files, test: Files, bad_fil
     if not usable:
         raise DataError(f"data.root: no class has images in both {roots[0]} and {roots[1]}")
     return usable
-
-
-def _train_transform(config: FolderConfig) -> Any:
-    v2 = import_torchvision("transforms.v2")
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(config.image_size, antialias=True),
-            v2.RandomHorizontalFlip(),
-            *rand_augment(config.augment),
-            v2.PILToTensor(),
-            *erasing(config.augment, config.mean),
-        ]
-    )
-
-
-def _eval_transform(config: FolderConfig) -> Any:
-    v2 = import_torchvision("transforms.v2")
-    # The field's convention: resize to 256 for a crop of 224, and in proportion.
-    resized = round(config.image_size * 256 / 224)
-    return v2.Compose([v2.Resize(resized, antialias=True), v2.CenterCrop(config.image_size), v2.PILToTensor()])
