@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mptrain.data.loading import make_eval_loader, make_train_loader
 from mptrain.errors import CapabilityError
-from mptrain.interfaces import Batch, InMemory, Streamed, as_it_is
+from mptrain.interfaces import Batch, InMemory, Streamed, as_it_is, map_tensors
+from tests.data.test_bad_samples import Damaged
 from tests.data.test_loading import NoisySamples, config, images
+from tests.data.test_several_inputs import KINDS, check
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,6 +44,19 @@ def test_augmentation_on_the_device_does_not_depend_on_the_reader(num_workers: i
     split = images(augments=True)
     held, read = epoch(split, GPU), epoch(split, GPU, cache="none", num_workers=num_workers)
     assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(held, read, strict=True))
+
+
+@pytest.mark.parametrize(("split", "options"), KINDS)
+def test_several_inputs_and_targets_arrive_as_tuples(split: InMemory | Streamed, options: dict[str, Any]) -> None:
+    loader = make_train_loader(split, config(drop_last=False, **options), seed=3, device=GPU)
+    for batch, ids in zip(loader.epoch(1), loader.order(1).split(4), strict=True):
+        check(Batch(*(map_tensors(Tensor.cpu, part) for part in batch)), ids)
+
+
+def test_bad_samples_are_left_out() -> None:
+    options = config(on_error="skip", num_workers=1)
+    loader = make_eval_loader(Streamed(Damaged(0, 8, 9, 10, 11)), options, device=GPU)
+    assert [len(batch.targets) for batch in loader] == [3, 4, 4, 4, 2]
 
 
 def test_evaluation_is_whole() -> None:
