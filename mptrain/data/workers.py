@@ -162,7 +162,7 @@ class _Reader:
             for index, error in item.errors:
                 self._bad_files.report(error)
                 self.left_out.add(index)
-            # What is pinned comes with lists for tuples.
+            # Some versions of torch pin a tuple as a list.
             yield None if item.inputs is None else Batch(*map(_as_tuple, item[:2]))
 
     def _received(self) -> Iterator[Any]:
