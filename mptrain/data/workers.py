@@ -120,10 +120,6 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _as_tuple(part: Any) -> Tensors:
-    return tuple(part) if isinstance(part, list) else part
-
-
 class _Reader:
     """Loader processes that turn keys into batches on the device."""
 
@@ -162,8 +158,7 @@ class _Reader:
             for index, error in item.errors:
                 self._bad_files.report(error)
                 self.left_out.add(index)
-            # Some versions of torch pin a tuple as a list.
-            yield None if item.inputs is None else Batch(*map(_as_tuple, item[:2]))
+            yield None if item.inputs is None else Batch(item.inputs, item.targets)
 
     def _received(self) -> Iterator[Any]:
         try:
