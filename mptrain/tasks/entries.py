@@ -125,8 +125,6 @@ def _translation(config: TranslationConfig, spec: DataSpec) -> Task:
     from mptrain.tasks.translation import Translation
 
     _check_kind(config, spec)
-    if spec.input_text is None or spec.output_text is None:
-        raise ConfigError("task.name: 'translation' needs a dataset that tells what its tokens stand for (its codecs)")
     return Translation(
         spec.num_outputs,
         spec.input_text,

@@ -40,8 +40,8 @@ class Translation(Task):
     def __init__(
         self,
         vocabulary: int,
-        source_text: TextCodec,
-        target_text: TextCodec,
+        source_text: TextCodec | None,
+        target_text: TextCodec | None,
         *,
         label_smoothing: float,
         beam_size: int,
@@ -90,7 +90,7 @@ class Translation(Task):
 
     def predictions(self, outputs: Translated, batch: Batch) -> list[dict[str, Any]]:
         """Return each sample's source, what was decoded, and the reference, as text."""
-        sources = map(self._source_text.decode, batch.inputs[0].tolist())
+        sources = [_text(self._source_text, ids) for ids in batch.inputs[0].tolist()]
         rows = zip(sources, *_texts(self._target_text, outputs.tokens, batch.targets), strict=True)
         return [{"source": s, "hypothesis": h, "reference": r} for s, h, r in rows]
 
@@ -110,21 +110,23 @@ def _next_scores(model: nn.Module, source: Tensor) -> Callable[[Tensor], Tensor]
     return lambda rows: forward(model, (source, rows))[:, -1]
 
 
-def _texts(codec: TextCodec, decoded: Tensor, targets: Tensor) -> tuple[list[str], list[str]]:
+def _texts(codec: TextCodec | None, decoded: Tensor, targets: Tensor) -> tuple[list[str], list[str]]:
     """Return what was decoded and what is right as text; the device is read once for each."""
     targets = torch.where(targets == IGNORED, PAD, targets)
-    hypotheses, references = ([codec.decode(_until_end(row)) for row in ids.tolist()] for ids in (decoded, targets))
+    hypotheses, references = ([_text(codec, ids) for ids in part.tolist()] for part in (decoded, targets))
     return hypotheses, references
 
 
-def _until_end(ids: list[int]) -> list[int]:
-    return ids[: ids.index(EOS)] if EOS in ids else ids
+def _text(codec: TextCodec | None, ids: list[int]) -> str:
+    """Return the text of ids up to <eos>; where no codec tells it, the ids themselves."""
+    ids = ids[: ids.index(EOS)] if EOS in ids else ids
+    return " ".join(map(str, ids)) if codec is None else codec.decode(ids)
 
 
 class TranslationMetrics:
     """Exact counts (int64) and summed loss (FP64) over tokens on the device; the texts on the host."""
 
-    def __init__(self, codec: TextCodec, device: torch.device) -> None:
+    def __init__(self, codec: TextCodec | None, device: torch.device) -> None:
         self._codec = codec
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         # Tokens predicted right given the true ones before them, and all tokens.

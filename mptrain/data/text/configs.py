@@ -43,10 +43,12 @@ class _TokenizerConfig(_TokensConfig):
 
     tokenizer: str | None = None
     """File tokenizer.json of the `tokenizers` library with <pad> <bos> <eos> <unk> as ids 0 to 3; null learns one."""
+    vocab_size: PositiveInt = 4096
+    """Tokens of the byte-level BPE learned from the training texts; of a tokenizer file, what plans expect of it."""
 
 
 class TextTableConfig(_TokenizerConfig):
-    """Texts and their labels in tables: .csv or .tsv with a header, or .jsonl."""
+    """Texts and their labels in tables: .csv or .tsv (without quotes) with a header, or .jsonl."""
 
     train: str
     """Training table, relative to the current folder."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mptrain.data.expected import expected_spec
 from mptrain.data.text.configs import (
     BibleConfig,
     CmudictConfig,
@@ -14,6 +15,7 @@ from mptrain.data.text.configs import (
     ShakespeareGenreConfig,
     TextTableConfig,
 )
+from mptrain.interfaces import DataSpec, InputSpec
 from mptrain.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -59,3 +61,11 @@ def _parallel(config: ParallelConfig, seed: int) -> DataSplits:
     from mptrain.data.text import parallel
 
     return parallel.parallel(config)
+
+
+@expected_spec.register
+def _expected_of_parallel(config: ParallelConfig) -> DataSpec:
+    tokens = InputSpec((config.max_tokens,), config.vocab_size)
+    return DataSpec(
+        tokens.shape, config.vocab_size, kind="translation", vocab_size=config.vocab_size, more_inputs=(tokens,)
+    )

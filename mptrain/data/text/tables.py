@@ -1,0 +1,140 @@
+"""The user's texts and labels in tables, read and tokenised when a run begins.
+
+Owns: the formats, the classes, and naming the line of what cannot be used. Must not: repair anything.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mptrain.config.wording import shorten
+from mptrain.data.text.configs import TextTableConfig
+from mptrain.data.text.lines import Lines
+from mptrain.data.text.tokens import chosen_tokenizer, classified
+from mptrain.errors import DataError, first_line
+from mptrain.interfaces import BadFiles, DataSpec, DataSplits, InMemory, as_it_is
+
+
+class Row(NamedTuple):
+    """One text and its label."""
+
+    place: str
+    """File and line."""
+    text: str
+    label: str
+
+
+def text_table(config: TextTableConfig) -> DataSplits:
+    """Return token ids (N, max_tokens) and classes (N,); the tokens are learned from the training texts.
+
+    Raises DataError for a file, row or label that cannot be used, ConfigError for a vocabulary that is too small.
+    """
+    bad_rows = BadFiles(config.on_error)
+    train, test = (
+        list(_rows(key, Path(name).expanduser(), config, bad_rows))
+        for key, name in (("data.train", config.train), ("data.test", config.test))
+    )
+    classes = sorted({row.label for row in train})
+    test = [row for row in test if _is_known(row, classes, bad_rows)]
+    for key, name, rows in (("data.train", config.train, train), ("data.test", config.test, test)):
+        if not rows:
+            raise DataError(f"{key}: {name} has no row that can be used")
+    codec = chosen_tokenizer(config.tokenizer, (row.text for row in train), config.vocab_size)
+    index = {label: number for number, label in enumerate(classes)}
+    made = [
+        InMemory(
+            classified([codec.encode(row.text) for row in rows], config.max_tokens),
+            torch.tensor([index[row.label] for row in rows]),
+            as_it_is,
+            augments=False,
+        )
+        for rows in (train, test)
+    ]
+    spec = DataSpec(
+        (config.max_tokens,), len(classes), class_names=tuple(classes), vocab_size=codec.vocab_size, input_text=codec
+    )
+    checksums = [
+        hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest() for name in (config.train, config.test)
+    ]
+    identity = {"name": config.name, "train": len(train), "test": len(test), "sha256": checksums}
+    return DataSplits(spec, made[0], made[1], identity, bad_rows)
+
+
+def _is_known(row: Row, classes: list[str], bad_rows: BadFiles) -> bool:
+    if row.label not in classes:
+        known = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+        bad_rows.report(
+            DataError(f"{row.place}: label {shorten(row.label)!r} does not occur in the training table ({known})")
+        )
+    return row.label in classes
+
+
+def _rows(key: str, path: Path, config: TextTableConfig, bad_rows: BadFiles) -> Iterator[Row]:
+    """Yield a table's rows; report what is no row."""
+    readers: Mapping[str, Callable[[Lines, TextTableConfig, BadFiles], Iterator[Row]]]
+    readers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _json_lines}
+    if path.suffix not in readers:
+        raise DataError(f"{key}: {path} ends in '{path.suffix}'; known are {', '.join(readers)}")
+    yield from readers[path.suffix](Lines(key, path, bad_rows), config, bad_rows)
+
+
+def _delimited(lines: Lines, config: TextTableConfig, bad_rows: BadFiles) -> Iterator[Row]:
+    # A .tsv has no quotes: there, a lone quotation mark in a text would swallow the lines after it.
+    is_csv = lines.path.suffix == ".csv"
+    rows = (
+        csv.reader((line + "\n" for line in lines), strict=True)
+        if is_csv
+        else csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    )
+    try:
+        header = next(rows, [])
+        for column in (config.text, config.label):
+            if column not in header:
+                raise DataError(
+                    f"{lines.path}:1: no column '{column}'; it has {shorten(', '.join(header)) or 'none'}; set "
+                    "data.text and data.label to the names of two"
+                )
+        for row in rows:
+            place = f"{lines.path}:{lines.number}"
+            if len(row) == len(header):
+                cells = dict(zip(header, row, strict=True))
+                yield Row(place, cells[config.text], cells[config.label])
+            elif row:  # an empty line is none
+                bad_rows.report(DataError(f"{place}: {len(row)} column(s), the header has {len(header)}"))
+    except csv.Error as error:  # what follows cannot be told apart, so it cannot be skipped either
+        raise DataError(f"{lines.path}:{lines.number}: {first_line(error)}") from error
+
+
+def _json_lines(lines: Lines, config: TextTableConfig, bad_rows: BadFiles) -> Iterator[Row]:
+    for line in lines:
+        place = f"{lines.path}:{lines.number}"
+        if not line.strip():
+            continue
+        try:
+            yield _json_row(place, line, config)
+        except DataError as error:
+            bad_rows.report(error)
+
+
+def _json_row(place: str, line: str, config: TextTableConfig) -> Row:
+    try:
+        record: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: no JSON: {first_line(error)}") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{place}: a JSON object is due, with the keys '{config.text}' and '{config.label}'")
+    text, label = record.get(config.text), record.get(config.label)
+    if not isinstance(text, str):
+        raise DataError(f"{place}: '{config.text}' must be a string, and is {shorten(json.dumps(text))}")
+    if not isinstance(label, str | int):
+        raise DataError(
+            f"{place}: '{config.label}' must be a string or a whole number, and is {shorten(json.dumps(label))}"
+        )
+    return Row(place, text, str(label))
