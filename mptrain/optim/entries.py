@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, Strict, field_validator
 
 from mptrain.config.schema import OptimizerConfig, ScheduleConfig
 from mptrain.config.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -143,6 +143,22 @@ class StepConfig(WarmupConfig):
     """Factor at each decay."""
 
 
+class MultiStepConfig(WarmupConfig):
+    """Piecewise constant, with decays at chosen steps."""
+
+    milestones: Annotated[tuple[PositiveInt, ...], Strict(False), Field(min_length=1)]
+    """Applied steps of the run at which the rate decays, rising; the warm-up counts among them."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor at each decay."""
+
+    @field_validator("milestones")
+    @classmethod
+    def _rising(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError(f"milestones {list(milestones)} must rise; sort them")
+        return milestones
+
+
 class OneCycleConfig(ScheduleConfig):
     """One cosine up, one cosine down."""
 
@@ -174,6 +190,12 @@ def _cosine(config: CosineConfig, total_steps: int) -> Schedule:
 @SCHEDULES.register("step", config=StepConfig, description="the peak times gamma every step_size steps")
 def _step(config: StepConfig, total_steps: int) -> Schedule:
     decay = schedules.step(config.step_size, config.gamma)
+    return schedules.with_warmup(config.warmup_steps, decay, total_steps)
+
+
+@SCHEDULES.register("multi_step", config=MultiStepConfig, description="the peak times gamma at each milestone")
+def _multi_step(config: MultiStepConfig, total_steps: int) -> Schedule:
+    decay = schedules.multi_step([step - config.warmup_steps for step in config.milestones], config.gamma)
     return schedules.with_warmup(config.warmup_steps, decay, total_steps)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 
 from mptrain.errors import ConfigError
 from mptrain.interfaces import Schedule
@@ -41,6 +43,11 @@ def cosine(total_steps: int, end_factor: float) -> Schedule:
 def step(step_size: int, gamma: float) -> Schedule:
     """Multiply by `gamma` every `step_size` steps."""
     return lambda step: gamma ** (step // step_size)
+
+
+def multi_step(milestones: Sequence[int], gamma: float) -> Schedule:
+    """Multiply by `gamma` at each of the rising `milestones`."""
+    return lambda step: gamma ** bisect_right(milestones, step)
 
 
 def one_cycle(total_steps: int, warmup_fraction: float, start_divisor: float, end_divisor: float) -> Schedule:

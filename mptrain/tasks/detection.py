@@ -31,11 +31,6 @@ class Detection(Task):
         detector, (objects, _) = _detector(model), batch.targets
         return detector.loss(detector(batch.inputs, objects), objects)
 
-    def blank_targets(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return one padded place per image, and frames as large as the images."""
-        size = inputs.new_tensor(inputs.shape[-2:], dtype=torch.float32)
-        return inputs.new_full((len(inputs), 1, 6), -1.0, dtype=torch.float32), size.repeat(len(inputs), 2)
-
     def outputs(self, model: nn.Module, batch: Batch) -> Detections:
         """Return what was found, cut to the image inside its padded canvas."""
         detector = _detector(model)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import mptrain.optim
 from mptrain.config.schema import EmaConfig
 from mptrain.errors import CheckpointError, ConfigError
 from mptrain.optim import schedules
@@ -11,6 +12,9 @@ from mptrain.optim.build import build_optimizer, decay_groups, restore_optimizer
 from mptrain.optim.ema import WeightAverage
 from mptrain.optim.progress import AppliedSteps
 from mptrain.precision.weights import WeightStore
+from mptrain.registry import SCHEDULES
+
+assert mptrain.optim  # registers the entries
 
 CPU = torch.device("cpu")
 
@@ -34,6 +38,14 @@ def test_decays_begin_at_the_peak_and_end_where_they_say():
         assert decay(10) == pytest.approx(0.1)
     staircase = schedules.step(4, 0.5)
     assert [staircase(i) for i in (0, 3, 4, 8)] == [1.0, 1.0, 0.5, 0.25]
+
+
+def test_milestones_are_steps_of_the_run():
+    config = {"name": "multi_step", "milestones": [5, 8], "warmup_steps": 3}
+    factor = SCHEDULES.build(SCHEDULES.config_type("multi_step").model_validate(config), 10)
+    assert [factor(i) for i in range(10)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+    with pytest.raises(ValueError, match=r"milestones \[8, 5\] must rise"):
+        SCHEDULES.config_type("multi_step").model_validate(config | {"milestones": [8, 5]})
 
 
 def test_warmup_rises_to_the_peak():

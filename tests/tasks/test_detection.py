@@ -159,11 +159,6 @@ def test_predictions_are_in_pixels_of_the_file() -> None:
     assert second["target"] == [{"box": [0, 0, 16, 8], "class": "bag", "crowd": False}]
 
 
-def test_blank_targets_can_be_lost() -> None:
-    objects, frames = build().blank_targets(torch.zeros(2, 1, 24, 16))
-    assert (objects.tolist(), frames.tolist()) == ([[EMPTY]] * 2, [[24, 16, 24, 16]] * 2)
-
-
 def test_what_does_not_suit_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"a Linear finds no objects; choose a detector"):
         Detection().loss(nn.Linear(2, 2), batch())

@@ -101,6 +101,22 @@ def test_what_is_lost_is_lost_in_fp32(name: str) -> None:
         assert model.eval().detections(model(images().bfloat16())).boxes.dtype is torch.float32
 
 
+PUBLISHED_PARAMETERS = {
+    "retinanet_resnet50_fpn": (91, 34_014_999),
+    "fcos_resnet50_fpn": (91, 32_269_600),
+    "fasterrcnn_resnet50_fpn": (90, 41_755_286),
+}
+"""Outputs without the background, and parameters: what torchvision's weights say of themselves."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
+def test_as_many_parameters_as_published(name: str) -> None:
+    classes, count = PUBLISHED_PARAMETERS[name]
+    with torch.device("meta"):
+        model = build(name, num_classes=classes, backbone_weights="IMAGENET1K_V1")
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
 def test_anchors_do_not_lose_precision_with_the_features() -> None:
     model: Any = build("retinanet_resnet50_fpn")
     batch, _ = model.net.transform(torch.zeros(1, 3, 800, 1344), None)
