@@ -1,0 +1,1 @@
+"""Tests of the datasets for text classification and translation."""
