@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
-"""Ids of the special tokens wherever text is padded, begun or ended: the data write them, models and tasks read them."""
+"""Ids of special tokens wherever text is padded, begun or ended; the data write them, models and tasks read them."""
 IGNORED_TOKEN = -100
 """Target of a position whose token is not to be predicted: torch's own ignore_index."""
 
