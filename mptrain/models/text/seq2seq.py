@@ -49,8 +49,9 @@ class Seq2Seq(nn.Module):
         super().__init__()
         scale = math.sqrt(config.width)  # the paper's 3.4: embeddings are small, for they are the output layer too
         (source_length, source_vocab), (target_length, target_vocab) = source, target
-        target_tokens = nn.Embedding(target_vocab, config.width)
-        source_tokens = target_tokens if config.share_embeddings else nn.Embedding(source_vocab, config.width)
+        target_tokens, source_tokens = (nn.Embedding(size, config.width) for size in (target_vocab, source_vocab))
+        if config.share_embeddings:  # the weight, not the module, which would then have two names
+            source_tokens.weight = target_tokens.weight
         self.source, self.target = (
             TokenEmbedding(tokens, length, std=1 / scale, scale=scale, dropout=config.dropout)
             for tokens, length in ((source_tokens, source_length), (target_tokens, target_length))
