@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mptrain.data.tables.configs import ArraysConfig, LineConfig, SyntheticConfig
+from mptrain.data.tables import expected as expected
+from mptrain.data.tables.configs import ArraysConfig, CsvConfig, Friedman1Config, LineConfig, SyntheticConfig
 from mptrain.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -26,6 +27,20 @@ def _line(config: LineConfig, seed: int) -> DataSplits:
     from mptrain.data.tables import generated
 
     return generated.line(config)
+
+
+@DATASETS.register("friedman1", config=Friedman1Config, description="Friedman's first regression problem, seeded")
+def _friedman1(config: Friedman1Config, seed: int) -> DataSplits:
+    from mptrain.data.tables import generated
+
+    return generated.friedman1(config)
+
+
+@DATASETS.register("csv", config=CsvConfig, description="Your own table in a .csv or .tsv file")
+def _csv(config: CsvConfig, seed: int) -> DataSplits:
+    from mptrain.data.tables import csv_files
+
+    return csv_files.load(config)
 
 
 @DATASETS.register("arrays", config=ArraysConfig, description="Your own arrays in one .npz file")

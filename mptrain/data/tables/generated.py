@@ -1,10 +1,12 @@
-"""Data made from a seed: learnable clouds or a linear teacher of any shape, and the classroom line.
+"""Data made from a seed: learnable clouds or a linear teacher of any shape, the classroom line, Friedman's problem.
 
 Owns: their formulas. Must not: read files, or use any random state but its own generator.
 
 classification   x = (c[y] + noise * n) / sqrt(1 + noise^2), c and n standard normal, y uniform over classes
 regression       y = W x + noise * n, W normal with variance 1 / inputs, x and n standard normal
 line             y = w x + b + noise * n, x uniform in -1..1, computed in FP64 and stored in FP32
+friedman1        y = 10 sin(pi x0 x1) + 20 (x2 - 0.5)^2 + 10 x3 + 5 x4 + noise * n, x uniform in 0..1, likewise
+                 (Friedman 1991, Multivariate Adaptive Regression Splines; sklearn.datasets.make_friedman1)
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from mptrain.data.tables.configs import LineConfig, SyntheticConfig
+from mptrain.data.tables.configs import Friedman1Config, LineConfig, SyntheticConfig
 from mptrain.data.transforms import as_float32
 from mptrain.errors import OutOfMemoryError
 from mptrain.interfaces import DataSpec, DataSplits, InMemory
@@ -67,6 +69,20 @@ def line(config: LineConfig) -> DataSplits:
     return DataSplits(spec, split(config.num_train), split(config.num_test), _identity(config))
 
 
-def _identity(config: SyntheticConfig | LineConfig) -> dict[str, object]:
+def friedman1(config: Friedman1Config) -> DataSplits:
+    """Return FP32 inputs (N, features) and targets (N, 1)."""
+    generator = torch.Generator().manual_seed(config.seed)
+
+    def split(count: int) -> InMemory:
+        x = torch.rand(count, config.num_features, generator=generator, dtype=torch.float64)
+        noise = config.noise * torch.randn(count, generator=generator, dtype=torch.float64)
+        y = 10 * torch.sin(math.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4] + noise
+        return InMemory(x.float(), y.float().unsqueeze(1), as_float32, augments=False)
+
+    spec = DataSpec((config.num_features,), 1, kind="regression")
+    return DataSplits(spec, split(config.num_train), split(config.num_test), _identity(config))
+
+
+def _identity(config: SyntheticConfig | LineConfig | Friedman1Config) -> dict[str, object]:
     """Return what the data are made from; how they are loaded does not change them."""
     return config.model_dump(mode="json", include={"name", *type(config).__annotations__})

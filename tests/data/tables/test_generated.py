@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import mptrain.data
+from mptrain.data.expected import expected_spec
 from mptrain.errors import OutOfMemoryError
 from mptrain.interfaces import DataSplits, InMemory
 from mptrain.registry import DATASETS
@@ -25,7 +26,7 @@ def parts(splits: DataSplits) -> tuple[InMemory, InMemory]:
     return splits.train, splits.test
 
 
-@pytest.mark.parametrize("name", ["synthetic", "line"])
+@pytest.mark.parametrize("name", ["synthetic", "line", "friedman1"])
 def test_the_data_depend_on_their_own_seed_only(name: str) -> None:
     one, again, other = (parts(build(name, run_seed=r, seed=s))[0] for r, s in ((0, 1), (9, 1), (0, 2)))
     assert torch.equal(one.inputs, again.inputs)
@@ -65,6 +66,25 @@ def test_line_is_the_line() -> None:
         torch.testing.assert_close(split.targets, wanted)
     noisy, _ = parts(build("line", w=[2.0], b=0.5, noise=0.3))
     assert float((noisy.targets - 2 * noisy.inputs - 0.5).std()) == pytest.approx(0.3, abs=0.03)
+
+
+def test_friedman1_is_friedmans_formula() -> None:
+    splits = build("friedman1", noise=0, num_features=7)
+    train, _ = parts(splits)
+    assert (splits.spec.kind, splits.spec.input_shape, train.targets.shape) == ("regression", (7,), (1024, 1))
+    x = train.inputs.double()
+    wanted = 10 * (torch.pi * x[:, 0] * x[:, 1]).sin() + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
+    torch.testing.assert_close(train.targets[:, 0].double(), wanted, rtol=1e-5, atol=1e-5)
+    assert float(train.targets.std()) == pytest.approx(4.9, abs=0.3)
+    noisy, _ = parts(build("friedman1", noise=2.0, num_features=7))
+    assert float((noisy.inputs - train.inputs).abs().max()) == 0
+    assert float((noisy.targets - train.targets).std()) == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["synthetic", "line", "friedman1"])
+def test_the_config_alone_tells_what_the_data_will_be(name: str) -> None:
+    config = DATASETS.config_type(name).model_validate({"name": name, "num_train": 20, "num_test": 20})
+    assert expected_spec(config) == DATASETS.build(config, 0).spec
 
 
 def test_more_than_memory_holds_is_one_line() -> None:
