@@ -145,11 +145,7 @@ def _transcription(config: TranscriptionConfig, spec: DataSpec) -> Task:
     from mptrain.tasks.transcription import Transcription
 
     _check_kind(config, spec)
-    if spec.output_text is None:
-        raise ConfigError(
-            "task.name: 'transcription' needs a dataset that tells what its tokens stand for (its output_text)"
-        )
-    if spec.num_outputs < spec.output_text.vocab_size:
+    if spec.output_text is not None and spec.num_outputs != spec.output_text.vocab_size:
         raise ConfigError(
             f"model.num_classes: {spec.num_outputs} outputs, but the transcripts have {spec.output_text.vocab_size} "
             "tokens; set model.num_classes to null"

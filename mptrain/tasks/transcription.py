@@ -31,7 +31,8 @@ class Transcription(Task):
     main_metric = "wer"
     higher_is_better = False
 
-    def __init__(self, num_tokens: int, codec: TextCodec) -> None:
+    def __init__(self, num_tokens: int, codec: TextCodec | None) -> None:
+        """Take the number of outputs, and the data's codec; without one the loss is known, but no text."""
         self._num_tokens, self._codec = num_tokens, codec
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -54,23 +55,28 @@ class Transcription(Task):
         return per_token
 
     def metrics(self, device: torch.device) -> Metrics:
-        """Return fresh counts on `device`."""
-        return TranscriptionMetrics(self, self._codec, device)
+        """Return fresh counts on `device`; raise ConfigError where the data do not tell what tokens stand for."""
+        return TranscriptionMetrics(self, self._known_codec(), device)
 
     def predictions(self, outputs: Any, batch: Batch) -> list[dict[str, Any]]:
         """Return each sample's transcript and its target, as text."""
-        predicted = texts(greedy(*self._checked(outputs, batch)), self._codec)
-        targets = texts(batch.targets[0], self._codec)
+        codec = self._known_codec()
+        predicted, targets = texts(greedy(*self._checked(outputs, batch)), codec), texts(batch.targets[0], codec)
         return [{"predicted": p, "target": t} for p, t in zip(predicted, targets, strict=True)]
+
+    def _known_codec(self) -> TextCodec:
+        if self._codec is None:
+            raise ConfigError("task: transcription needs data that tell what their tokens stand for (output_text)")
+        return self._codec
 
     def _checked(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return logits and lengths; raise ConfigError for anything else. Reads no values."""
         if isinstance(outputs, tuple) and len(outputs) == 2:
             logits, lengths = outputs
-            if logits.dim() == 3 and len(logits) == batch.size and logits.shape[2] >= self._num_tokens:
+            if logits.dim() == 3 and len(logits) == batch.size and logits.shape[2] == self._num_tokens:
                 return logits, lengths
         raise ConfigError(
-            f"model: transcription needs logits ({batch.size}, frames, {self._num_tokens} or more) and their lengths; "
+            f"model: transcription needs logits ({batch.size}, frames, {self._num_tokens}) and their lengths; "
             "choose a model that gives both (model=conformer), and check model.num_classes"
         )
 

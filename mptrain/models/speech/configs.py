@@ -5,14 +5,16 @@ Owns: the defaults. Must not: import torch, or know how anything is built.
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from typing import Annotated
+
+from pydantic import Field, Strict, model_validator
 
 from mptrain.config.schema import ModelConfig
 from mptrain.config.section import Fraction, PositiveInt
 
 
 class ConformerConfig(ModelConfig):
-    """A Conformer encoder with a linear layer for CTC; the published S, M, L: 144 x 16, 256 x 16, 512 x 17 (8 heads)."""
+    """A Conformer encoder with a linear layer for CTC; published: S 144 x 16, M 256 x 16, L 512 x 17 (8 heads)."""
 
     width: PositiveInt = 144
     """Values per frame."""
@@ -36,3 +38,12 @@ class ConformerConfig(ModelConfig):
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel ({self.kernel}) must be odd, so that as many frames lie before as after")
         return self
+
+
+class TcResNetConfig(ModelConfig):
+    """TC-ResNet: residual convolutions over time, with the mel bins as channels."""
+
+    widths: Annotated[tuple[PositiveInt, ...], Strict(False), Field(min_length=2)] = (16, 24, 32, 48)
+    """Channels of the first layer and of each block; the frames are halved in each block."""
+    dropout: Fraction = 0.0
+    """Share of values dropped in training before the last layer."""
