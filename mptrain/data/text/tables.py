@@ -5,7 +5,6 @@ Owns: the formats, the classes, and naming the line of what cannot be used. Must
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mptrain.config.wording import shorten
+from mptrain.data.tables.text_table import read_table
 from mptrain.data.text.configs import TextTableConfig
 from mptrain.data.text.lines import Lines
 from mptrain.data.text.tokens import chosen_tokenizer, classified
@@ -78,43 +78,29 @@ def _is_known(row: Row, classes: list[str], bad_rows: BadFiles) -> bool:
 
 def _rows(key: str, path: Path, config: TextTableConfig, bad_rows: BadFiles) -> Iterator[Row]:
     """Yield a table's rows; report what is no row."""
-    readers: Mapping[str, Callable[[Lines, TextTableConfig, BadFiles], Iterator[Row]]]
+    readers: Mapping[str, Callable[[str, Path, TextTableConfig, BadFiles], Iterator[Row]]]
     readers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _json_lines}
     if path.suffix not in readers:
         raise DataError(f"{key}: {path} ends in '{path.suffix}'; known are {', '.join(readers)}")
-    yield from readers[path.suffix](Lines(key, path, bad_rows), config, bad_rows)
+    return readers[path.suffix](key, path, config, bad_rows)
 
 
-def _delimited(lines: Lines, config: TextTableConfig, bad_rows: BadFiles) -> Iterator[Row]:
-    # A .tsv has no quotes: there, a lone quotation mark in a text would swallow the lines after it.
-    is_csv = lines.path.suffix == ".csv"
-    rows = (
-        csv.reader((line + "\n" for line in lines), strict=True)
-        if is_csv
-        else csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    )
-    try:
-        header = next(rows, [])
-        for column in (config.text, config.label):
-            if column not in header:
-                raise DataError(
-                    f"{lines.path}:1: no column '{column}'; it has {shorten(', '.join(header)) or 'none'}; set "
-                    "data.text and data.label to the names of two"
-                )
-        for row in rows:
-            place = f"{lines.path}:{lines.number}"
-            if len(row) == len(header):
-                cells = dict(zip(header, row, strict=True))
-                yield Row(place, cells[config.text], cells[config.label])
-            elif row:  # an empty line is none
-                bad_rows.report(DataError(f"{place}: {len(row)} column(s), the header has {len(header)}"))
-    except csv.Error as error:  # what follows cannot be told apart, so it cannot be skipped either
-        raise DataError(f"{lines.path}:{lines.number}: {first_line(error)}") from error
+def _delimited(key: str, path: Path, config: TextTableConfig, bad_rows: BadFiles) -> Iterator[Row]:
+    table = read_table(key, path, None, bad_rows)
+    for column in (config.text, config.label):
+        if column not in table.columns:
+            raise DataError(
+                f"{path}:1: no column '{column}'; it has {shorten(', '.join(table.columns))}; set data.text and "
+                "data.label to the names of two"
+            )
+    for row in table.rows:
+        yield Row(row.place, row.values[config.text], row.values[config.label])
 
 
-def _json_lines(lines: Lines, config: TextTableConfig, bad_rows: BadFiles) -> Iterator[Row]:
+def _json_lines(key: str, path: Path, config: TextTableConfig, bad_rows: BadFiles) -> Iterator[Row]:
+    lines = Lines(key, path, bad_rows)
     for line in lines:
-        place = f"{lines.path}:{lines.number}"
+        place = f"{path}:{lines.number}"
         if not line.strip():
             continue
         try:

@@ -53,8 +53,11 @@ def test_a_lone_quotation_mark_in_a_tsv_is_text(tmp_path):
 
 
 BAD = {
-    ".csv": (b"text,label\ngood,a\n\xff\xfe,a\nx,y,z\nfine,b\n", ["t.csv:3: no UTF-8: byte 0xff", "t.csv:4: 3 column"]),
-    ".tsv": (b"text\tlabel\ngood\ta\n\xffx\ta\nx\nfine\tb\n", ["t.tsv:3: no UTF-8", "t.tsv:4: 1 column"]),
+    ".csv": (
+        b"text,label\ngood,a\n\xff\xfe,a\nx,y,z\nfine,b\n",
+        ["t.csv:3: no UTF-8: byte 0xff", "t.csv:4: 3 value(s)"],
+    ),
+    ".tsv": (b"text\tlabel\ngood\ta\n\xffx\ta\nx\nfine\tb\n", ["t.tsv:3: no UTF-8", "t.tsv:4: 1 value(s)"]),
     ".jsonl": (
         b'{"text": "good", "label": "a"}\n{"text": \n[1]\n{"text": 3, "label": "a"}\n{"text": "x", "label": 0.5}\n'
         b'{"text": "fine", "label": "b"}\n',
@@ -88,7 +91,7 @@ def test_a_label_that_was_never_learned(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("t.csv", b"", "no column 'text'; it has none"),
+        ("t.csv", b"", "t.csv:1: 0 column(s)"),
         ("t.csv", b"text,label\n", "no row that can be used"),
         ("t.csv", b"body,label\nx,a\n", "no column 'text'; it has body, label"),
         ("t.csv", b'text,label\n"never closed,a\n', "t.csv:2: unexpected end of data"),
