@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 import mptrain.data
+from mptrain.data.expected import expected_spec
 from mptrain.data.images import in_memory
 from mptrain.errors import DataError
 from mptrain.interfaces import Batch, DataSplits, InMemory
@@ -116,3 +117,24 @@ def test_a_download_that_fails_is_one_line_and_prints_nothing(
         build("cifar10", root=str(tmp_path), download=True)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr().out == ""
+
+
+def test_the_config_alone_tells_what_the_images_will_be() -> None:
+    config = DATASETS.config_type("fashion_mnist_12k").model_validate({"name": "fashion_mnist_12k"})
+    expected, found = expected_spec(config), build("fashion_mnist_12k").spec
+    assert expected is not None
+    assert (expected.input_shape, expected.num_outputs, expected.kind) == ((1, 28, 28), 10, found.kind)
+    assert (found.input_shape, found.num_outputs) == ((1, 28, 28), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [("cifar10", (3, 32, 32), 10), ("cifar100", (3, 32, 32), 100), ("imagenet", (3, 224, 224), 1000)],
+)
+def test_sets_of_a_fixed_kind_are_known_without_files(name: str, shape: tuple[int, ...], classes: int) -> None:
+    options = {"root": "nowhere"}
+    spec = expected_spec(DATASETS.config_type(name).model_validate({"name": name, **options}))
+    assert spec is not None
+    assert (spec.input_shape, spec.num_outputs) == (shape, classes)
+    folder = DATASETS.config_type("image_folder").model_validate({"name": "image_folder", **options})
+    assert expected_spec(folder) is None
