@@ -12,8 +12,8 @@ from mptrain.errors import DataError, first_line
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 """File names that count as audio, in any case."""
-_CUT_SHORT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
-"""What libsndfile notes of a wav file that ends before its header says; it reads what is there without an error."""
+_CUT_SHORT = re.compile(r"^data : \d+ \(should be \d+\)|^Ogg ?: ?(File ended|Last page lacks|Junk after)", re.MULTILINE)
+"""What libsndfile notes of a file that ends before its header says; it reads what is there without an error."""
 
 
 def is_audio(path: Path) -> bool:

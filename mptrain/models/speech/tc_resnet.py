@@ -1,13 +1,14 @@
 """TC-ResNet: a small network for keywords, convolutions over time alone, with the mel bins as channels.
 
-Choi et al. 2019, "Temporal Convolution for Real-time Keyword Spotting on Mobile Devices", arXiv 1904.03814, section 2.2:
-a frame's whole spectrum is seen from the first layer on, so that few layers and products suffice.
+Choi et al. 2019, "Temporal Convolution for Real-time Keyword Spotting on Mobile Devices", arXiv 1904.03814, section
+2.2: a frame's whole spectrum is seen from the first layer on, so that few layers and products suffice.
 
 Owns: how it is put together. Must not: register anything (see `entries`).
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ _KERNEL = 9
 
 
 def tc_resnet(config: TcResNetConfig, spec: DataSpec) -> nn.Module:
-    """Return the network, (N, 1, frames, mels) -> (N, outputs); raise ConfigError for data that are no such pictures."""
+    """Return the network, (N, 1, frames, mels) -> (N, outputs); raise ConfigError for data of another shape."""
     if len(spec.input_shape) != 3 or spec.input_shape[0] != 1:
         raise ConfigError(
             f"model.name: {config.name} needs pictures of speech (1, frames, mels); the data has shape "
@@ -40,7 +41,7 @@ class TcResNet(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(mels, widths[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm1d(widths[0])
-        self.blocks = nn.ModuleList(Block(*pair) for pair in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(Block(*pair) for pair in pairwise(widths))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], outputs)
 
