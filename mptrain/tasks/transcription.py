@@ -129,7 +129,7 @@ def greedy(logits: Tensor, lengths: Tensor) -> Tensor:
 
 def frames_needed(tokens: Tensor, lengths: Tensor) -> Tensor:
     """Return the fewest frames (N,) that CTC aligns each target with: one a token, and a blank between equal ones."""
-    inside = torch.arange(1, tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
+    inside = torch.arange(tokens.shape[1], device=tokens.device)[1:] < lengths.unsqueeze(1)
     return lengths + ((tokens[:, 1:] == tokens[:, :-1]) & inside).sum(1)
 
 
