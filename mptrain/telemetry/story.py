@@ -145,6 +145,9 @@ def summary(info: RunInfo, result: Mapping[str, Any], last: Progress | None, mai
         rows.append(("train loss", human.number(result["train_loss"])))
     rows += _task_summary(result.get("summary") or {})
     rows.append(("steps", _steps(info, result, last)))
+    left_out = (result.get("skipped_files") or {}).get("count", 0)
+    if left_out:
+        rows.append(("skipped files", f"{left_out} (see bad_file in events.jsonl)"))
     rows.append(("time", human.duration(result.get("wall_s"))))
     rows.append(("speed", _speed(info, result)))
     if result.get("peak_memory_bytes") is not None:

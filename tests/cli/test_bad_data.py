@@ -64,7 +64,10 @@ def test_skip_goes_on_without_them_and_counts_them(pictures, workers, capsys):
     assert all(event["message"].startswith("left out: data.root: pictures/") for event in events)
     assert capsys.readouterr().err.count("! bad_file at step") == 4
     # The same run, whoever reads.
-    assert mptrain(["run", "small.yaml", "--run-id", "b", "--quiet", "data.on_error=skip"]) == 0
+    assert mptrain(["run", "small.yaml", "--run-id", "b", "data.on_error=skip"]) == 0
+    shown = capsys.readouterr().out
+    assert "! bad_file at step" in shown
+    assert "skipped files  4 (see bad_file in events.jsonl)" in shown
     assert (result["train_loss"], result["metrics"]) == (result_of("b")["train_loss"], result_of("b")["metrics"])
 
 
