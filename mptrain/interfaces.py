@@ -90,6 +90,8 @@ class DataSpec:
     class_names: tuple[str, ...] = ()
     vocab_size: int | None = None
     """The (first) input holds token ids 0 .. vocab_size - 1; None: it holds FP32 numbers."""
+    pad_id: int = PAD
+    """Of token ids: the one that fills up the (first) input of a short text."""
     more_inputs: tuple[InputSpec, ...] = ()
     """The inputs after the first."""
     input_text: TextCodec | None = None

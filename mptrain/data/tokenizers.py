@@ -19,6 +19,10 @@ SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 """Spellings of the ids PAD, BOS, EOS, UNK, of every codec here but `Bytes(special=False)`, which has none."""
 
 
+PADDING_NAMES = ("[PAD]", "<pad>")
+"""What the tokenizers of BERT and RoBERTa, and of most after them, call padding."""
+
+
 class Bytes:
     """UTF-8 bytes, one id each; `special` reserves the first four ids."""
 
@@ -80,6 +84,25 @@ class Subwords:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, without special ones; several at a time."""
         return [list(each.ids) for each in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def framed(self, texts: Iterable[str], length: int) -> list[list[int]]:
+        """Return the ids of each text as the tokenizer's own template frames it ([CLS] ... [SEP]), `length` at most."""
+        self._tokenizer.enable_truncation(length)
+        try:
+            return [list(each.ids) for each in self._tokenizer.encode_batch(list(texts))]
+        finally:
+            self._tokenizer.no_truncation()
+
+    def token_ids(self, tokens: Iterable[str]) -> list[int | None]:
+        """Return the id of each token, None for one that is not in the vocabulary."""
+        return [self._tokenizer.token_to_id(token) for token in tokens]
+
+    @property
+    def pad_id(self) -> int | None:
+        """Return the id of padding that the tokenizer names, or that bears one of its usual names; None without."""
+        if self._tokenizer.padding is not None:
+            return int(self._tokenizer.padding["pad_id"])
+        return next((index for index in self.token_ids(PADDING_NAMES) if index is not None), None)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text; special ids give nothing."""

@@ -54,16 +54,16 @@ def build_hf(config: HfConfig, spec: DataSpec) -> nn.Module:
         raise ConfigError(
             f"model.name: transformers cannot build {config.name} for {spec.kind}: {first_line(error)}"
         ) from error
-    return HfNetwork(network.float(), masked=spec.kind != "language_modelling")
+    return HfNetwork(network.float(), pad_id=None if spec.kind == "language_modelling" else spec.pad_id)
 
 
 class HfNetwork(nn.Module):
     """Calls a network of transformers with token ids, and returns its logits."""
 
-    def __init__(self, network: nn.Module, *, masked: bool) -> None:
+    def __init__(self, network: nn.Module, *, pad_id: int | None) -> None:
         super().__init__()
         self.network = network
-        self._masked = masked
+        self._pad_id = pad_id
 
     def forward(self, ids: Tensor, target: Tensor | None = None) -> Tensor:
         """Map ids (N, T) to logits (N, T, vocabulary), or (N, outputs) of a classifier.
@@ -71,8 +71,8 @@ class HfNetwork(nn.Module):
         With the shifted target (N, T) of an encoder-decoder: to logits (N, T, vocabulary) of what follows each.
         """
         more: dict[str, Tensor] = {} if target is None else {"decoder_input_ids": target}
-        if self._masked:
-            more["attention_mask"] = (ids != PAD).long()
+        if self._pad_id is not None:
+            more["attention_mask"] = (ids != self._pad_id).long()
         logits: Tensor = self.network(input_ids=ids, use_cache=False, **more).logits
         return logits
 
@@ -128,8 +128,8 @@ def _fit(settings: Any, config: HfConfig, spec: DataSpec) -> None:
         )
     if spec.kind == "language_modelling":
         settings.pad_token_id = settings.bos_token_id = settings.eos_token_id = None  # no id of the data is special
+    elif spec.kind == "classification":
+        settings.pad_token_id, settings.num_labels = spec.pad_id, num_outputs
     else:
         settings.pad_token_id, settings.bos_token_id, settings.eos_token_id = PAD, BOS, EOS
         settings.decoder_start_token_id = BOS
-    if spec.kind == "classification":
-        settings.num_labels = num_outputs

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,10 +74,11 @@ def test_language_models_predict_every_token_from_those_before(built, model_type
 
 
 @pytest.mark.parametrize("model_type", ["bert", "gpt2"])
-def test_padding_does_not_change_what_a_text_is_taken_for(built, model_type):
-    model = built(model_type, TEXTS)
+@pytest.mark.parametrize("pad_id", [PAD, 3])
+def test_padding_does_not_change_what_a_text_is_taken_for(built, model_type, pad_id):
+    model = built(model_type, replace(TEXTS, pad_id=pad_id))
     short = torch.randint(4, 50, (2, 5))
-    padded = torch.nn.functional.pad(short, (0, 3), value=PAD)
+    padded = torch.nn.functional.pad(short, (0, 3), value=pad_id)
     assert model(padded).shape == (2, 3)
     torch.testing.assert_close(model(padded), model(short))
 

@@ -42,7 +42,8 @@ class _TokenizerConfig(_TokensConfig):
     """What the user's own texts share."""
 
     tokenizer: str | None = None
-    """File tokenizer.json of the `tokenizers` library with <pad> <bos> <eos> <unk> as ids 0 to 3; null learns one."""
+    """File tokenizer.json of the `tokenizers` library; null learns one. For translation its ids 0 to 3 must be <pad>
+    <bos> <eos> <unk>; for classification any will do that has padding and a template (BERT's, RoBERTa's)."""
     vocab_size: PositiveInt = 4096
     """Tokens of the byte-level BPE learned from the training texts; of a tokenizer file, what plans expect of it."""
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from mptrain.data.text.configs import ParallelConfig
 from mptrain.data.text.lines import IndexedLines
-from mptrain.data.text.tokens import chosen_tokenizer, translated, translation_spec
+from mptrain.data.text.tokens import check_special_ids, chosen_tokenizer, translated, translation_spec
 from mptrain.errors import DataError
 from mptrain.interfaces import BadFiles, DataSplits, Streamed, TextCodec
 
@@ -87,6 +87,7 @@ def parallel(config: ParallelConfig) -> DataSplits:
     bad_lines = BadFiles(config.on_error)
     train, test = Pairs("data.train", config.train, config), Pairs("data.test", config.test, config)
     codec = chosen_tokenizer(config.tokenizer, train.texts(bad_lines), config.vocab_size)
+    check_special_ids(codec, config.tokenizer)
     return DataSplits(
         translation_spec(codec, codec, (config.max_tokens, config.max_tokens)),
         Streamed(PairDataset(train, codec, config.max_tokens)),

@@ -17,7 +17,7 @@ from mptrain.config.wording import shorten
 from mptrain.data.tables.text_table import read_table
 from mptrain.data.text.configs import TextTableConfig
 from mptrain.data.text.lines import Lines
-from mptrain.data.text.tokens import chosen_tokenizer, classified
+from mptrain.data.text.tokens import chosen_tokenizer, framed, padding_id
 from mptrain.errors import DataError, first_line
 from mptrain.interfaces import BadFiles, DataSpec, DataSplits, InMemory, as_it_is
 
@@ -50,7 +50,7 @@ def text_table(config: TextTableConfig) -> DataSplits:
     index = {label: number for number, label in enumerate(classes)}
     made = [
         InMemory(
-            classified([codec.encode(row.text) for row in rows], config.max_tokens),
+            framed(codec, (row.text for row in rows), config.max_tokens),
             torch.tensor([index[row.label] for row in rows]),
             as_it_is,
             augments=False,
@@ -58,7 +58,12 @@ def text_table(config: TextTableConfig) -> DataSplits:
         for rows in (train, test)
     ]
     spec = DataSpec(
-        (config.max_tokens,), len(classes), class_names=tuple(classes), vocab_size=codec.vocab_size, input_text=codec
+        (config.max_tokens,),
+        len(classes),
+        class_names=tuple(classes),
+        vocab_size=codec.vocab_size,
+        pad_id=padding_id(codec),
+        input_text=codec,
     )
     checksums = [
         hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest() for name in (config.train, config.test)

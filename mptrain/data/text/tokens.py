@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mptrain.data.tokenizers import SPECIAL, Subwords, load_tokenizer, train_bpe
 from mptrain.errors import DataError
-from mptrain.interfaces import BOS, EOS, PAD, DataSpec, InputSpec, TextCodec
+from mptrain.interfaces import BOS, EOS, PAD, UNK, DataSpec, InputSpec, TextCodec
 
 IGNORED = -100
 """Target of a position that is padding: torch's own ignore_index, so that no token is lost to it."""
@@ -30,6 +30,26 @@ def padded(ids: Iterable[Sequence[int]], length: int, fill: int) -> Tensor:
 def classified(texts: Iterable[Sequence[int]], length: int) -> Tensor:
     """Return texts as a model takes them, (N, length); each begins with <bos>, so that an empty one is one too."""
     return padded(([BOS, *text] for text in texts), length, PAD)
+
+
+def framed(codec: Subwords, texts: Iterable[str], length: int) -> Tensor:
+    """Return texts as `classified` does, or as the template of a tokenizer with other special tokens frames them."""
+    if has_own_special_ids(codec):
+        return classified(codec.encode_batch(list(texts)), length)
+    return padded(codec.framed(texts, length), length, padding_id(codec))
+
+
+def padding_id(codec: Subwords) -> int:
+    """Return the id that fills up short texts; raise DataError for a tokenizer that has none, or no template."""
+    if has_own_special_ids(codec):
+        return PAD
+    pad_id = codec.pad_id
+    if pad_id is None or not codec.framed([""], 2)[0]:
+        raise DataError(
+            "data.tokenizer: it has no token for padding, or puts none around a text; take one made for classifying "
+            f"(BERT's, RoBERTa's), or train one with {' '.join(SPECIAL)} as its first tokens"
+        )
+    return pad_id
 
 
 def translated(
@@ -61,16 +81,19 @@ def translation_spec(source: TextCodec, target: TextCodec, lengths: tuple[int, i
 
 
 def chosen_tokenizer(file: str | None, texts: Iterable[str], vocab_size: int) -> Subwords:
-    """Return the codec of `file`, or without one a BPE learned from `texts`.
+    """Return the codec of `file`, or without one a BPE learned from `texts`; raise DataError for no tokenizer."""
+    return train_bpe(texts, vocab_size) if file is None else load_tokenizer(Path(file).expanduser())
 
-    Raises DataError for a file that is no tokenizer, or has other ids for the special tokens.
-    """
-    if file is None:
-        return train_bpe(texts, vocab_size)
-    codec = load_tokenizer(Path(file).expanduser())
-    if codec.vocab_size <= len(SPECIAL) or any(codec.decode([special]) for special in range(len(SPECIAL))):
+
+def has_own_special_ids(codec: Subwords) -> bool:
+    """Say whether the first ids are <pad> <bos> <eos> <unk>."""
+    return codec.token_ids(SPECIAL) == [PAD, BOS, EOS, UNK]
+
+
+def check_special_ids(codec: Subwords, file: str | None) -> None:
+    """Raise DataError unless the first ids of the codec of `file` are <pad> <bos> <eos> <unk>."""
+    if not has_own_special_ids(codec):
         raise DataError(
             f"data.tokenizer: {file}: its ids 0 to {len(SPECIAL) - 1} are not special tokens; they must be "
             f"{' '.join(SPECIAL)}, so train it with them first"
         )
-    return codec

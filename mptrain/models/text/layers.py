@@ -30,9 +30,9 @@ def check_tokens(name: str, shape: tuple[int, ...], vocab_size: int | None) -> t
     return shape[0], vocab_size
 
 
-def padding_mask(tokens: Tensor) -> Tensor:
+def padding_mask(tokens: Tensor, pad_id: int = PAD) -> Tensor:
     """Return which tokens (N, S) are no padding, bool (N, 1, 1, S), as attention takes it."""
-    return (tokens != PAD)[:, None, None]
+    return (tokens != pad_id)[:, None, None]
 
 
 class TokenEmbedding(nn.Module):

@@ -114,3 +114,33 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_vocabulary_that_is_too_small(tmp_path):
     with pytest.raises(ConfigError, match="vocab_size"):
         load(write(tmp_path / "t.csv"), vocab_size=100)
+
+
+def wordpiece(path, *, template=True):
+    """Write a tokenizer of BERT's make, whose padding is not id 0."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = ["[UNK]", "[CLS]", "[SEP]", "so", "good", "[PAD]"]
+    made = Tokenizer(models.WordPiece({token: i for i, token in enumerate(vocabulary)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.add_special_tokens(["[UNK]", "[CLS]", "[SEP]", "[PAD]"])
+    if template:
+        made.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        )
+    made.save(str(path))
+    return str(path)
+
+
+def test_a_tokenizer_of_another_model_frames_and_pads_as_that_model_expects(tmp_path):
+    table = write(tmp_path / "t.jsonl", [("so good", "pos"), ("so so so so so so", "neg"), ("", "neg")])
+    splits = load(table, tokenizer=wordpiece(tmp_path / "t.json"), max_tokens=6)
+    assert splits.spec.pad_id == 5
+    assert splits.spec.vocab_size == 6
+    assert splits.train.inputs.tolist() == [[1, 3, 4, 2, 5, 5], [1, 3, 3, 3, 3, 2], [1, 2, 5, 5, 5, 5]]
+    assert splits.spec.input_text.decode([1, 3, 4, 2, 5]) == "so good"
+
+
+def test_a_tokenizer_that_frames_nothing_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no token for padding, or puts none around a text"):
+        load(write(tmp_path / "t.csv"), tokenizer=wordpiece(tmp_path / "t.json", template=False))
