@@ -22,7 +22,7 @@ _REASON = 24
 def plan(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A config file.")],
     overrides: Overrides = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print plan.json's content.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print plan.json's content, and activations.")] = False,
 ) -> None:
     """Show the format of every module, the reason, and the memory that weights, gradients and optimizer will take."""
     from mptrain.catalog import load_config
@@ -39,7 +39,7 @@ def plan(
     for index, report in enumerate(reports):
         print(f"\n{_heading(report)}" if index else _heading(report))
         print(_table(report["modules"], width))
-        print(_memory(report["memory"]))
+        print(_memory(report["memory"], loaded.config.data.batch_size))
         for notice in report["notices"]:
             print(f"note: {notice}")
 
@@ -107,6 +107,12 @@ def _row(module: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _memory(memory: dict[str, int]) -> str:
-    parts = [f"{name.replace('_', ' ')} {size(held)}" for name, held in memory.items() if held and name != "total"]
-    return f"memory held between steps: {', '.join(parts)}; total {size(memory['total'])} (without activations)"
+def _memory(memory: dict[str, int | None], batch_size: int) -> str:
+    """Return two lines: what is held between steps, and what a micro-batch adds."""
+    apart = ("total", "activations", "total_with_activations")
+    parts = [f"{name.replace('_', ' ')} {size(held)}" for name, held in memory.items() if held and name not in apart]
+    held, activations, both = (size(memory[name]) for name in apart)
+    return (
+        f"memory held between steps: {', '.join(parts)}; total {held}\n"
+        f"memory of the activations of {batch_size} samples: {activations}; total {both}"
+    )

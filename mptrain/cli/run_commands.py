@@ -63,13 +63,24 @@ def run(
     raise typer.Exit(result["exit_code"])
 
 
-def evaluate(run_dir: RunDirectory, overrides: Overrides = None, best: Best = False, as_json: AsJson = False) -> None:
+def evaluate(
+    run_dir: RunDirectory,
+    overrides: Overrides = None,
+    best: Best = False,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a line of JSON for each test sample to FILE.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Evaluate a run's checkpoint on its test data."""
     from mptrain.trainer.saved import evaluate_run
 
     with stdout_kept_for_json(as_json):
-        result = evaluate_run(run_dir, overrides or (), best=best)
-    _print_result(result, as_json)
+        result = evaluate_run(run_dir, overrides or (), best=best, predictions=predictions)
+    skipped = result["skipped_files"]
+    for reason in skipped["examples"]:
+        print(f"! left out: {reason}", file=sys.stderr)
+    _print_result(result if as_json else result | {"skipped_files": skipped["count"]}, as_json)
 
 
 def export(
@@ -88,35 +99,27 @@ def export(
 
 
 def _dry_run(config: RunConfig, options: LaunchOptions) -> dict[str, Any]:
-    from mptrain.trainer.build import build_run, describe_data, describe_device, describe_model
+    from mptrain.trainer.dry_run import dry_run
     from mptrain.trainer.endings import known_endings
     from mptrain.trainer.launch import choose_run_dir
 
     choose_run_dir(config, options)
     with known_endings():
-        built = build_run(config)
-    result = {
-        "schema": 1,
-        "status": "ok",
-        "exit_code": 0,
-        "error": None,
-        "dry_run": True,
-        "device": describe_device(built.device),
-        "precision": built.in_force.as_dict(),
-        "model": describe_model(config, built.parts.model),
-        "data": describe_data(config, built.splits),
-        "total_steps": built.total_steps,
-        "steps_per_epoch": built.steps_per_epoch,
-        "notices": list(built.notices),
-    }
+        result = dry_run(config)
     if not options.quiet and not options.json_output:
-        print(f"{config.name}: would train {built.total_steps} steps ({built.steps_per_epoch} an epoch)")
+        print(f"{config.name}: would train {_length(config, result['total_steps'], result['steps_per_epoch'])}")
         for key in ("device", "model", "data"):
             print(f"  {key:<10} {result[key]}")
-        print(f"  {'precision':<10} {built.in_force.line()}")
-        for notice in built.notices:
+        print(f"  {'precision':<10} {result['precision']['line']}")
+        for notice in result["notices"]:
             print(f"  {'NOTICE':<10} {notice}")
     return result
+
+
+def _length(config: RunConfig, total_steps: int | None, steps_per_epoch: int | None) -> str:
+    if total_steps is None:
+        return f"{config.train.epochs} epochs, of how many steps only the data tell"
+    return f"{total_steps} steps" + (f" ({steps_per_epoch} an epoch)" if steps_per_epoch else "")
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:

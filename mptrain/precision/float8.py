@@ -29,7 +29,8 @@ from torch import nn
 
 from mptrain.errors import CapabilityError, ConfigError, first_line
 from mptrain.interfaces import Tensors
-from mptrain.precision.calls import UnknownCallsError, calls
+from mptrain.precision.calls import calls
+from mptrain.precision.fakes import NeedsValuesError
 from mptrain.precision.modes import GemmFormats, Mode
 
 NEEDS = {
@@ -199,7 +200,7 @@ def check_rows(
     for size in sorted(set(batch_sizes), reverse=True):
         try:
             seen = calls(model, names, inputs, size)
-        except UnknownCallsError as error:
+        except NeedsValuesError as error:
             raise ConfigError(
                 "precision.mode: fp8 must know how many rows each layer sees, and this model's forward decides by "
                 f"tensor values ({error}); use precision=bf16"

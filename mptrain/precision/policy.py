@@ -16,9 +16,10 @@ from mptrain.config.precision import GemmFormatsConfig, PrecisionConfig
 from mptrain.errors import ConfigError
 from mptrain.interfaces import Batch, Tensors, map_tensors
 from mptrain.precision import block_scaled, capability, float8
-from mptrain.precision.calls import UnknownCallsError, calls
+from mptrain.precision.calls import calls
 from mptrain.precision.emulated_gemm import coverable, emulate_layer
 from mptrain.precision.emulation import Fp32Accumulation, Tf32Products
+from mptrain.precision.fakes import NeedsValuesError
 from mptrain.precision.in_force import InForce
 from mptrain.precision.loss_scaler import LossScaler
 from mptrain.precision.modes import Mode, get_mode, with_formats
@@ -85,7 +86,7 @@ class PrecisionPolicy:
         blank = Batch(map_tensors(lambda t: t.float() if t.is_floating_point() else t, inputs), None)
         try:
             return [name for name, _ in calls(model, layers_with_products(model), blank.inputs, blank.size)]
-        except UnknownCallsError:
+        except NeedsValuesError:
             return None
 
     def _convert(self, model: nn.Module, inputs: Tensors, batch_sizes: Collection[int]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mptrain.interfaces import Batch, Metrics, Task, forward
+from mptrain.interfaces import Batch, Metrics, Task, Tensors, forward
 from mptrain.tasks.outputs import at_least_fp32, check_outputs
 
 # Weights of auxiliary losses as published: one classifier (Inception v3) 0.4, two (GoogLeNet) 0.3 each.
@@ -40,6 +40,11 @@ class Classification(Task):
             extra = [self._cross_entropy(logits, batch.targets) for logits in auxiliary]
             return self._cross_entropy(main, batch.targets) + AUX_WEIGHTS[len(extra)] * torch.stack(extra).sum()
         return self._cross_entropy(outputs, batch.targets)
+
+    def blank_targets(self, inputs: Tensors) -> Tensor:
+        """Return class 0 for each sample, int64 (N,)."""
+        first: Tensor = inputs[0] if isinstance(inputs, tuple) else inputs
+        return first.new_zeros(len(first), dtype=torch.int64)
 
     def metrics(self, device: torch.device) -> Metrics:
         """Return fresh counts on `device`."""

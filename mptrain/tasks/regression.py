@@ -37,6 +37,10 @@ class Regression(Task):
         outputs = at_least_fp32(outputs)
         return functional.mse_loss(outputs, batch.targets.to(outputs.dtype))
 
+    def blank_targets(self, inputs: Tensor) -> Tensor:
+        """Return zeros (N, width)."""
+        return inputs.new_zeros(len(inputs), self._width)
+
     def metrics(self, device: torch.device) -> Metrics:
         """Return fresh sums on `device`."""
         return RegressionMetrics(self._width, device)

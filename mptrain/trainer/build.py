@@ -6,23 +6,20 @@ Must not: train, write, or print.
 
 from __future__ import annotations
 
-import math
 import platform
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from mptrain.catalog import REGISTRIES
 from mptrain.config.precision import PrecisionConfig
-from mptrain.config.schema import DataConfig, EntryConfig, RunConfig
-from mptrain.data.loading import TrainLoader, check_labels, make_eval_loader, make_train_loader
+from mptrain.config.schema import RunConfig
+from mptrain.data.loading import EvalLoader, TrainLoader, make_eval_loader, make_train_loader
 from mptrain.environment import set_cublas_workspace
-from mptrain.errors import CapabilityError, ConfigError, first_line
-from mptrain.interfaces import Batch, DataSpec, DataSplits, Task, Tensors, forward
+from mptrain.errors import CapabilityError
+from mptrain.interfaces import DataSpec, DataSplits, Task
 from mptrain.optim.build import decay_groups
 from mptrain.optim.ema import WeightAverage
 from mptrain.optim.progress import AppliedSteps
@@ -37,13 +34,22 @@ from mptrain.precision.weights import WeightStore
 from mptrain.startup import resume_collection
 from mptrain.trainer.buffers import BufferGuard
 from mptrain.trainer.faults import make_faults
+from mptrain.trainer.materials import (
+    batch_sizes,
+    blank,
+    build_model,
+    describe_data,
+    describe_model,
+    fitting,
+    learning_rates,
+    probe,
+    seeded_model,
+    with_outputs,
+)
 from mptrain.trainer.memory_plan import HeldBytes, planned_bytes
 from mptrain.trainer.numerics import make_sampler
 from mptrain.trainer.phases import phase_ends, precision_at, precisions
-from mptrain.trainer.randomness import seed_everything
 from mptrain.trainer.step import StepParts
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Run:
     """What the data are, with the model's number of outputs."""
     parts: StepParts
     train_loader: TrainLoader
-    eval_batches: Iterable[Batch]
+    eval_batches: EvalLoader
     rates: list[float]
     """Learning rate at each applied step, 0 to total_steps."""
     steps_per_epoch: int
@@ -104,15 +110,17 @@ def build_run(config: RunConfig, steps_done: int = 0) -> Run:
     for precision in precisions(config.precision):
         resolve_policy(precision, device)  # refuse what a later phase asks for now, not hours into the run
     splits, task, model = build_model(config)
-    channels_last = config.train.channels_last
-    train_loader = make_train_loader(
-        splits.train, config.data, seed=config.seed, device=device, channels_last=channels_last
-    )
-    eval_batches = make_eval_loader(splits.test, config.data, device=device, channels_last=channels_last)
+    loading: dict[str, Any] = {
+        "device": device,
+        "channels_last": config.train.channels_last,
+        "bad_files": splits.bad_files,
+    }
+    train_loader = make_train_loader(splits.train, config.data, seed=config.seed, **loading)
+    eval_batches = make_eval_loader(splits.test, config.data, **loading)
     steps_per_epoch = -(-len(train_loader) // config.train.accumulate)
     total_steps = config.train.max_steps or steps_per_epoch * (config.train.epochs or 1)
-    rates = _rates(config, total_steps)
-    spec = _spec(config, splits)
+    rates = learning_rates(config, total_steps)
+    spec = with_outputs(splits.spec, config)
     in_precision = _in_precision(config, model, task, spec, rates, device, steps_done, len(splits.train))
     resume_collection()
     return Run(
@@ -131,7 +139,7 @@ def build_run(config: RunConfig, steps_done: int = 0) -> Run:
 
 def enter_phase(run: Run, steps_done: int) -> Run:
     """Return `run` with model, optimizer and scaler built anew in the precision after `steps_done` applied steps."""
-    model = _seeded_model(run.config, run.spec)
+    model = seeded_model(run.config, run.spec)
     made = _in_precision(
         run.config, model, run.parts.task, run.spec, run.rates, run.device, steps_done, len(run.splits.train)
     )
@@ -152,14 +160,13 @@ def _in_precision(
     precision, phase_end = precision_at(config.precision, steps_done, len(rates) - 1)
     policy = resolve_policy(precision, device)
     policy.apply_global_settings()
-    batch_sizes = _batch_sizes(config.data, num_train)
     initial = dict(model.state_dict())
-    with _fitting(spec, config):
-        policy.prepare(model, _blank(spec, policy, torch.device("cpu")), batch_sizes)
+    with fitting(spec, config):
+        policy.prepare(model, blank(spec, policy, torch.device("cpu")), batch_sizes(config.data, num_train))
     model = model.to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    _probe(model, spec, policy, config)
+    probe(model, spec, policy, config)
     store = policy.make_weight_store(model, accumulate=config.train.accumulate, seed=config.seed)
     if policy.mode.master or policy.mode.pure:
         # Masters, their average, and what Kahan rounding carries begin at the FP32 weights and not at rounded ones.
@@ -174,49 +181,11 @@ def _in_precision(
     }
 
 
-def build_model(config: RunConfig) -> tuple[DataSplits, Task, nn.Module]:
-    """Build data, task and the FP32 model on the CPU, and check that labels and outputs agree."""
-    splits: DataSplits = _built("data", config.data, config.seed, kind=DataSplits)
-    spec = _spec(config, splits)
-    if spec.kind == "classification":
-        check_labels(splits, spec.num_outputs)
-    task: Task = REGISTRIES["task"].build(config.task, spec)
-    return splits, task, _seeded_model(config, spec)
-
-
-def _spec(config: RunConfig, splits: DataSplits) -> DataSpec:
-    return replace(splits.spec, num_outputs=config.model.num_classes or splits.spec.num_outputs)
-
-
-def _seeded_model(config: RunConfig, spec: DataSpec) -> nn.Module:
-    """Build the FP32 model on the CPU with the run's initial weights."""
-    seed_everything(config.seed)
-    model: nn.Module = _built("model", config.model, spec, kind=nn.Module)
-    odd = {name: p for name, p in model.named_parameters() if p.dtype != torch.float32 or p.device.type != "cpu"}
-    if odd:
-        found = ", ".join(f"{name} ({p.dtype}, {p.device.type})" for name, p in list(odd.items())[:3])
-        raise ConfigError(f"model: '{config.model.name}' must be built in float32 on the cpu, found {found}")
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ConfigError(f"model: '{config.model.name}' has no trainable parameter")
-    return model
-
-
-def _built(section: str, config: EntryConfig, *arguments: Any, kind: type[T]) -> T:
-    """Return what the entry selected by `config` builds; raise ConfigError where that is of another kind."""
-    made = REGISTRIES[section].build(config, *arguments)
-    if not isinstance(made, kind):
-        raise ConfigError(
-            f"{section}: '{config.name}' built a {type(made).__name__}, not a {kind.__name__}; check what its build "
-            "function returns"
-        )
-    return made
-
-
 def check_build(config: RunConfig) -> str:
     """Build model and data without training; return one line of what was built, raise what `build_run` would."""
     splits, _, model = build_model(config)
     device = torch.device("cpu")
-    _probe(model, splits.spec, resolve_policy(PrecisionConfig(mode="fp32"), device), config)
+    probe(model, splits.spec, resolve_policy(PrecisionConfig(mode="fp32"), device), config)
     loader = make_train_loader(splits.train, config.data, seed=config.seed, device=device)
     _check_precision(config, model, config.train.max_steps or len(loader) * (config.train.epochs or 1))
     return f"{describe_model(config, model)}; {describe_data(config, splits)}"
@@ -231,77 +200,12 @@ def _check_precision(config: RunConfig, model: nn.Module, total_steps: int) -> N
     find_groups(model, config.precision.loss_scale)
 
 
-def describe_model(config: RunConfig, model: nn.Module) -> str:
-    """Return the model in words."""
-    count = sum(p.numel() for p in model.parameters())
-    size = f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
-    return f"{config.model.name}, {size} parameters"
-
-
-def describe_data(config: RunConfig, splits: DataSplits) -> str:
-    """Return the data in words."""
-    return f"{config.data.name}, {len(splits.train)} train, {len(splits.test)} test"
-
-
 def _set_determinism(enabled: bool) -> None:
     if enabled:
         set_cublas_workspace()
     if enabled != torch.are_deterministic_algorithms_enabled():  # the setter imports torch's compiler: 0.1 s
         torch.use_deterministic_algorithms(enabled)
     torch.backends.cudnn.benchmark = not enabled
-
-
-def _blank(spec: DataSpec, policy: PrecisionPolicy, device: torch.device) -> Tensors:
-    """Return two samples as the model takes them: zeros, and of whole numbers (tokens, lengths) the largest."""
-    made = tuple(
-        torch.zeros(2, *each.shape, device=device)
-        if each.vocab_size is None
-        else torch.full((2, *each.shape), each.vocab_size - 1, device=device)
-        for each in spec.inputs
-    )
-    return policy.convert_input(made if len(made) > 1 else made[0])
-
-
-def _batch_sizes(config: DataConfig, num_train: int) -> set[int]:
-    """Return the sizes that training micro-batches have: the full one's, and the last one's where it is kept."""
-    size = min(config.batch_size, num_train)
-    rest = num_train % size
-    return {size, rest} if rest and not config.drop_last else {size}
-
-
-def _probe(model: nn.Module, spec: DataSpec, policy: PrecisionPolicy, config: RunConfig) -> None:
-    """Send two blank samples through the model, so that shapes that do not fit are a config error and not a crash."""
-    blank = _blank(spec, policy, next(model.parameters()).device)
-    model.eval()
-    with _fitting(spec, config), torch.no_grad(), policy.arithmetic(), policy.autocast():
-        forward(model, blank)
-    model.train()
-
-
-@contextmanager
-def _fitting(spec: DataSpec, config: RunConfig) -> Iterator[None]:
-    """Raise ConfigError where what is run inside fails because the model does not take the data's samples."""
-    try:
-        yield
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ConfigError(
-            f"model: '{config.model.name}' does not take this data's samples of shape {spec.input_shape} "
-            f"({first_line(error)})"
-        ) from error
-
-
-def _rates(config: RunConfig, total_steps: int) -> list[float]:
-    factor = REGISTRIES["schedule"].build(config.schedule, total_steps)
-    rates = [config.optimizer.lr * factor(step) for step in range(total_steps)]
-    for step, rate in enumerate(rates):
-        if not 0 <= rate < math.inf:
-            raise ConfigError(
-                f"schedule: '{config.schedule.name}' makes the learning rate {rate:g} at step {step}; it must be "
-                "finite and at least 0"
-            )
-    return [*rates, rates[-1]]
 
 
 def _step_parts(

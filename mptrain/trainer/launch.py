@@ -10,7 +10,7 @@ import json
 import os
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from mptrain.telemetry.console import Fanout, make_console
 from mptrain.telemetry.files import RunFiles, cannot_write, strict_json, write_json, write_text
 from mptrain.telemetry.records import Event, RunInfo
 from mptrain.telemetry.throughput import UNKNOWN
-from mptrain.trainer.build import build_run, describe_data, describe_device, describe_model
+from mptrain.trainer.build import Run, build_run, describe_device
+from mptrain.trainer.data_watch import skipped_files
 from mptrain.trainer.endings import ending_of
 from mptrain.trainer.environment_report import environment_report, versions
+from mptrain.trainer.materials import describe_data, describe_model
 from mptrain.trainer.memory import peak_memory_bytes
 from mptrain.trainer.memory_plan import held_bytes
 from mptrain.trainer.plan_report import plan_report
@@ -231,10 +233,17 @@ def _error_text(ending: MptrainError | None, crash: BaseException | None) -> str
     return str(ending) if ending else None
 
 
+def _tokens_per_s(run: Run, samples_per_s: float | None) -> float | None:
+    """Return the speed in tokens where every position of every sample is one; None where there may be padding."""
+    if samples_per_s is None or run.spec.kind != "language_modelling":
+        return None
+    return samples_per_s * run.spec.input_shape[0]
+
+
 def _training_result(trainer: Trainer) -> dict[str, Any]:
     run, counts = trainer.run, trainer.ledger.counts
     speed = UNKNOWN if run.parts.policy.emulated else trainer.pace.overall()
-    best = trainer.best
+    best, watch = trainer.best, trainer.data_watch
     return {
         "precision": run.in_force.as_dict(),
         "device": describe_device(run.device),
@@ -252,9 +261,12 @@ def _training_result(trainer: Trainer) -> dict[str, Any]:
         else None,
         "summary": trainer.summary,
         "samples_per_s": speed.samples_per_s,
+        "tokens_per_s": _tokens_per_s(run, speed.samples_per_s),
         "step_time_ms": {"median": speed.step_time_median_ms, "p90": speed.step_time_p90_ms},
         "peak_memory_bytes": peak_memory_bytes(run.device),
         "held_bytes": {"planned": run.memory.as_dict(), "measured": held_bytes(run.parts).as_dict()},
         "numerics": trainer.numerics.as_dict(),
         "data_wait_fraction": speed.data_wait_fraction,
+        "loader_bound": asdict(watch.loader_bound) if watch.loader_bound else None,
+        "skipped_files": skipped_files(run.splits.bad_files),
     }

@@ -1,6 +1,7 @@
 """Bytes that training holds from step to step: what the plan says, and what is there.
 
-Owns: both sums, so that they can be compared. Activations are not in them: they depend on the batch and come and go.
+Owns: both sums, so that they can be compared. Activations are not in them (`activations.py`): they depend on the batch
+and come and go.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mptrain.catalog import REGISTRIES
 from mptrain.config.schema import RunConfig
+from mptrain.interfaces import SkippingOptimizer
 from mptrain.precision.policy import PrecisionPolicy
 from mptrain.precision.weight_rounding import FORMAT_OF
 from mptrain.trainer.step import StepParts
@@ -81,15 +83,22 @@ def _state_itemsize(parameter: nn.Parameter, *, pure: bool) -> int:
 
 def _optimizer_state(config: RunConfig) -> tuple[float, int]:
     """Return elements of state per weight and bytes of scalars per parameter, as one step on a small weight shows."""
+    optimizer = probe_optimizer(config)
+    tensors = [value for entries in optimizer.state_dict()["state"].values() for value in _tensors(entries)]
+    like_weight = [t for t in tensors if t.numel() == _PROBE_ELEMENTS]
+    return len(like_weight), _bytes(t for t in tensors if t.numel() != _PROBE_ELEMENTS)
+
+
+def probe_optimizer(config: RunConfig) -> SkippingOptimizer:
+    """Return the config's optimizer after one step on a small weight of its own, to see what it keeps."""
     weight = nn.Parameter(torch.zeros(_PROBE_ELEMENTS))
     weight.grad = torch.zeros_like(weight)
     rate = torch.zeros((), dtype=torch.float64)
     optimizer = REGISTRIES["optimizer"].build(config.optimizer, [{"params": [weight], "weight_decay": 0.0}], rate)
     optimizer.grad_scale, optimizer.found_inf = None, torch.zeros(())
     optimizer.step()
-    tensors = [value for entries in optimizer.state_dict()["state"].values() for value in _tensors(entries)]
-    like_weight = [t for t in tensors if t.numel() == _PROBE_ELEMENTS]
-    return len(like_weight), _bytes(t for t in tensors if t.numel() != _PROBE_ELEMENTS)
+    made: SkippingOptimizer = optimizer
+    return made
 
 
 def _tensors(entries: dict[str, Any]) -> list[Tensor]:

@@ -7,6 +7,7 @@ import pytest
 
 from mptrain.cli.app import run as mptrain
 from mptrain.cli.plan_command import _table
+from mptrain.telemetry.human import size
 from tests.cli.small_run import strict
 
 
@@ -34,6 +35,8 @@ def test_its_json_is_what_a_run_records(here, capsys):
     assert mptrain(["plan", "small.yaml", "precision=bf16-master", "--json"]) == 0
     printed = strict(capsys.readouterr().out)
     assert mptrain(["run", "small.yaml", "precision=bf16-master", "--run-id", "a", "--quiet"]) == 0
+    memory = printed["memory"]
+    assert memory.pop("total_with_activations") == memory["total"] + memory.pop("activations")
     assert printed == strict((here / "runs" / "small" / "a" / "plan.json").read_text())
 
 
@@ -68,8 +71,11 @@ def test_every_phase_has_its_heading(here, capsys):
 
 def test_small_sizes_are_not_rounded_to_nothing(here, capsys):
     assert mptrain(["plan", "small.yaml", "precision=fp32"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("memory")]
-    assert "weights 976 B" in line
+    held, activations = [line for line in capsys.readouterr().out.splitlines() if line.startswith("memory")]
+    assert "weights 976 B" in held
+    # Of 8 samples: inputs, what the norm took (and its means and deviations), what ReLU gave, logits after softmax.
+    saved = 4 * (8 * 8 + 8 * 16 + 2 * 16 + 8 * 16 + 8 * 4) + 8 * 8 + 4
+    assert f"memory of the activations of 8 samples: {size(saved)}; total" in activations
 
 
 def test_columns_are_those_of_the_terminal(here, monkeypatch, capsys):
