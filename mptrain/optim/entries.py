@@ -134,6 +134,13 @@ class CosineConfig(WarmupConfig):
     """Factor of the peak rate at the last step."""
 
 
+class PolynomialConfig(WarmupConfig):
+    """Polynomial decay to zero."""
+
+    power: PositiveFloat = 0.9
+    """Exponent of the share of steps left."""
+
+
 class StepConfig(WarmupConfig):
     """Piecewise constant."""
 
@@ -185,6 +192,17 @@ def _linear(config: LinearConfig, total_steps: int) -> Schedule:
 def _cosine(config: CosineConfig, total_steps: int) -> Schedule:
     decay = schedules.cosine(total_steps - config.warmup_steps, config.end_factor)
     return schedules.with_warmup(config.warmup_steps, decay, total_steps)
+
+
+@SCHEDULES.register("polynomial", config=PolynomialConfig, description="the share of steps left, to a power")
+def _polynomial(config: PolynomialConfig, total_steps: int) -> Schedule:
+    decay = schedules.polynomial(total_steps - config.warmup_steps, config.power)
+    return schedules.with_warmup(config.warmup_steps, decay, total_steps)
+
+
+@SCHEDULES.register("inverse_sqrt", config=WarmupConfig, description="warm-up, then 1 / sqrt of the step")
+def _inverse_sqrt(config: WarmupConfig, total_steps: int) -> Schedule:
+    return schedules.with_warmup(config.warmup_steps, schedules.inverse_sqrt(config.warmup_steps), total_steps)
 
 
 @SCHEDULES.register("step", config=StepConfig, description="the peak times gamma every step_size steps")

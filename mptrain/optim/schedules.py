@@ -40,6 +40,19 @@ def cosine(total_steps: int, end_factor: float) -> Schedule:
     return lambda step: _cosine_between(1.0, end_factor, min(step / last, 1.0))
 
 
+def polynomial(total_steps: int, power: float) -> Schedule:
+    """Fall as (1 - step / total_steps)^power: DeepLab's "poly" (Chen et al. 2017, arXiv 1706.05587, section 4.1)."""
+    return lambda step: max(1.0 - step / max(total_steps, 1), 0.0) ** power
+
+
+def inverse_sqrt(peak_step: int) -> Schedule:
+    """Fall as the inverse square root of the steps of the run, 1 at its step `peak_step`, where the schedule begins.
+
+    With a warm-up of `peak_step` before it, the curve of Vaswani et al. 2017 (arXiv 1706.03762, equation 3).
+    """
+    return lambda step: math.sqrt((peak_step + 1) / (peak_step + 1 + step))
+
+
 def step(step_size: int, gamma: float) -> Schedule:
     """Multiply by `gamma` every `step_size` steps."""
     return lambda step: gamma ** (step // step_size)

@@ -40,6 +40,24 @@ def test_decays_begin_at_the_peak_and_end_where_they_say():
     assert [staircase(i) for i in (0, 3, 4, 8)] == [1.0, 1.0, 0.5, 0.25]
 
 
+def test_polynomial_agrees_with_torch():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    reference = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=10, power=0.9)
+    factor = SCHEDULES.build(SCHEDULES.config_type("polynomial")(name="polynomial"), 10)
+    for step in range(10):
+        assert 0.1 * factor(step) == pytest.approx(reference.get_last_lr()[0]), step
+        optimizer.step()
+        reference.step()
+
+
+def test_inverse_sqrt_is_the_transformers():
+    config = SCHEDULES.config_type("inverse_sqrt")(name="inverse_sqrt", warmup_steps=3)
+    factor = SCHEDULES.build(config, 100)
+    # Vaswani et al. 2017, equation 3, from step 1, scaled to a peak of 1 at step 4.
+    expected = [min(n**-0.5, n * 4**-1.5) / 4**-0.5 for n in range(1, 101)]
+    assert [factor(step) for step in range(100)] == pytest.approx(expected)
+
+
 def test_milestones_are_steps_of_the_run():
     config = {"name": "multi_step", "milestones": [5, 8], "warmup_steps": 3}
     factor = SCHEDULES.build(SCHEDULES.config_type("multi_step").model_validate(config), 10)
