@@ -30,6 +30,10 @@ class LanguageModelling(Task):
         logits = token_logits(forward(model, batch.inputs), batch.targets, self._vocab_size)
         return functional.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED_TOKEN)
 
+    def blank_targets(self, inputs: Tensor) -> Tensor:
+        """Return a token to predict for each."""
+        return torch.zeros_like(inputs)
+
     def metrics(self, device: torch.device) -> Metrics:
         """Return fresh sums on `device`."""
         return LanguageModellingMetrics(self._vocab_size, self._bytes_per_token, device)

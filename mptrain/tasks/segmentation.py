@@ -49,6 +49,10 @@ class Segmentation(Task):
             loss = loss + self._aux_weight * self._cross_entropy(auxiliary, batch.targets)
         return loss
 
+    def blank_targets(self, inputs: Tensor) -> Tensor:
+        """Return masks (N, H, W) of class 0."""
+        return inputs.new_zeros((len(inputs), *inputs.shape[2:]), dtype=torch.int64)
+
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the main logits, (N, classes, H, W)."""
         main: Tensor = _parts(forward(model, batch.inputs))[0]

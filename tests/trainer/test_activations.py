@@ -13,6 +13,16 @@ CASES = {
     "small_vit": {"model": {"name": "small_vit", "patch_size": 8}, "data": IMAGES | {"batch_size": 8}},
     "vit_b_32": {"model": {"name": "vit_b_32"}, "data": IMAGES | {"batch_size": 4}},
     "mlp": {"model": {"name": "mlp", "hidden": [256, 128], "norm": "layer", "dropout": 0.5}},
+    "gpt": {
+        "model": {"name": "gpt", "width": 32, "depth": 2, "heads": 2},
+        "data": {"name": "shakespeare", "context": 64, "batch_size": 8},
+        "task": "language_modelling",
+    },
+    "unet": {
+        "model": {"name": "unet", "widths": [8, 16]},
+        "data": {"name": "blue_marble", "image_size": [32, 32], "crops_per_epoch": 8, "batch_size": 4},
+        "task": "segmentation",
+    },
     "regression": {
         "data": {"name": "line", "batch_size": 256},
         "model": {"name": "mlp", "hidden": [64, 64], "norm": "batch"},
