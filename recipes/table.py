@@ -27,19 +27,20 @@ def _figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     metric = next((run["best"]["metric"] for run in runs if run.get("best")), None)
     return {
         "metric": metric,
-        "final": _spread(run["metrics"][metric] if run.get("metrics") else None for run in runs),
-        "train_loss": _spread(run.get("train_loss") for run in runs),
-        "skipped_steps": _spread(run.get("skipped_steps") for run in runs),
-        "underflow_share": _spread(found.get("underflow_share") for found in numerics),
-        "zero_share": _spread(found.get("zero_share") for found in numerics),
-        "lost_update_share": _spread(found.get("lost_update_share") for found in numerics),
-        "held_bytes": _spread((run.get("held_bytes") or {}).get("measured", {}).get("total") for run in runs),
-        "peak_memory_bytes": _spread(run.get("peak_memory_bytes") for run in runs),
+        "final": spread(run["metrics"][metric] if run.get("metrics") else None for run in runs),
+        "train_loss": spread(run.get("train_loss") for run in runs),
+        "skipped_steps": spread(run.get("skipped_steps") for run in runs),
+        "underflow_share": spread(found.get("underflow_share") for found in numerics),
+        "zero_share": spread(found.get("zero_share") for found in numerics),
+        "lost_update_share": spread(found.get("lost_update_share") for found in numerics),
+        "held_bytes": spread((run.get("held_bytes") or {}).get("measured", {}).get("total") for run in runs),
+        "peak_memory_bytes": spread(run.get("peak_memory_bytes") for run in runs),
         "statuses": dict(Counter(run["status"] for run in runs)),
     }
 
 
-def _spread(values: Iterable[float | None]) -> Spread:
+def spread(values: Iterable[float | None]) -> Spread:
+    """Return mean and deviation of what is known of `values`."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -64,8 +65,8 @@ def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
     held, peak = row["held_bytes"], row["peak_memory_bytes"]
     return [
         name,
-        _with_spread(row["final"]),
-        _with_spread(row["train_loss"]),
+        with_spread(row["final"]),
+        with_spread(row["train_loss"]),
         NOT_AVAILABLE if row["skipped_steps"] is None else f"{row['skipped_steps'][0]:.3g}",
         _percent(row["underflow_share"]),
         _percent(row["zero_share"]),
@@ -76,7 +77,8 @@ def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _with_spread(value: Spread) -> str:
+def with_spread(value: Spread) -> str:
+    """Return it in words."""
     if value is None:
         return NOT_AVAILABLE
     mean, deviation = value

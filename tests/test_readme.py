@@ -94,7 +94,21 @@ def test_configs_are_all_valid_and_begin_with_their_schema():
     from mptrain.catalog import load_config
 
     files = sorted((ROOT / "configs").rglob("*.yaml"))
-    assert [file.stem for file in files] == ["ci_smoke", "linear", "mlp", "resnet"]
+    assert [file.stem for file in files] == [
+        "ci_smoke",
+        "detection",
+        "gpt",
+        "linear",
+        "mlp",
+        "resnet",
+        "segmentation",
+        "speech_commands",
+        "speech_ctc",
+        "tabular",
+        "text_classification",
+        "translation",
+        "vit",
+    ]
     for file in files:
         load_config(file)
         first, *rest = file.read_text().splitlines()

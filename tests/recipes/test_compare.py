@@ -173,9 +173,16 @@ def test_every_recipe_has_a_readme_and_valid_configs_that_open_with_what_they_ar
     assert sorted(folder.name for folder in folders) == [
         "airbench",
         "bf16_pure_stall",
+        "conformer_librispeech",
+        "deeplabv3_voc",
+        "domains",
         "every_mode",
         "fp16_loss_scale",
+        "gpt2_124m_openwebtext",
+        "resnet50_imagenet",
+        "retinanet_coco",
         "shrinking_gradients",
+        "transformer_wmt14_ende",
     ]
     for folder in folders:
         assert (folder / "README.md").exists(), folder
@@ -193,7 +200,7 @@ def test_commands_of_the_readmes_name_what_exists_and_are_valid() -> None:
     commands = re.findall(r"^python -m recipes\.compare (.*)$", text, re.M)
     experiments = {ROOT / name for command in commands for name in command.split() if name.endswith(".yaml")}
     assert experiments == set(EXPERIMENTS)
-    runs = [shlex.split(line) for line in re.findall(r"^mptrain run (.*)$", text, re.M)]
+    runs = [shlex.split(line, comments=True) for line in re.findall(r"^mptrain run (.*)$", text, re.M)]
     assert runs
     for config, *overrides in runs:
         load_config(ROOT / config, overrides)
