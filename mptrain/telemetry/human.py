@@ -37,9 +37,11 @@ def size(num_bytes: int | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a loss, metric or rate with about five digits, e.g. `1.2345`, `2.500e-05`, `2000`, `nan`."""
+    """Return a loss, metric or rate with about five digits, e.g. `1.2345`, `2.500e-05`, `2000`, `nan`; a count whole."""
     if value is None:
         return NOT_AVAILABLE
+    if isinstance(value, int):
+        return str(value)
     magnitude = abs(value)
     if magnitude == 0 or (100 <= magnitude < 1e7 and float(value).is_integer()):
         return f"{value:.0f}"

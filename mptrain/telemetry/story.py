@@ -182,6 +182,9 @@ def _steps(info: RunInfo, result: Mapping[str, Any], last: Progress | None) -> s
 
 def _speed(info: RunInfo, result: Mapping[str, Any]) -> str:
     parts = [human.speed(result.get("samples_per_s"), emulated=info.emulated)]
+    tokens_per_s = result.get("tokens_per_s")
+    if tokens_per_s is not None:
+        parts.append(f"{tokens_per_s:,.0f} tokens/s")
     step_time = result.get("step_time_ms")
     if step_time and step_time["median"] is not None:
         median, p90 = (human.milliseconds(step_time[key], emulated=info.emulated) for key in ("median", "p90"))

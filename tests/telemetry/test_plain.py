@@ -161,6 +161,13 @@ def test_banner_and_summary(out: io.StringIO, clock: FakeClock):
     ]
 
 
+def test_the_speed_of_a_language_model_is_in_tokens_too(out: io.StringIO, clock: FakeClock):
+    console = PlainConsole(out, clock)
+    console.begin(run_info())
+    console.end(result(tokens_per_s=15686.4))
+    assert "speed        245.1 samples/s, 15,686 tokens/s, step 520 ms median" in out.getvalue()
+
+
 def test_run_that_failed_early(out: io.StringIO, clock: FakeClock):
     PlainConsole(out, clock).end({"status": "env_error", "exit_code": 4})
     assert out.getvalue() == ""
