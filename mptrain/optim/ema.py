@@ -56,6 +56,10 @@ class WeightAverage:
         torch._foreach_copy_(self._live, values)
         self._weights.publish()
 
+    def bytes(self) -> int:
+        """Return the bytes held; a tied weight is held once, whatever it is called."""
+        return sum(shadow.nbytes for shadow in self._shadow)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights by parameter name."""
         return {name: self._shadow[position] for name, position in self._names.items()}

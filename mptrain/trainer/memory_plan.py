@@ -73,7 +73,7 @@ def held_bytes(parts: StepParts) -> HeldBytes:
         master_weights=stored["master_weights"],
         compensation=stored["compensation"],
         optimizer_state=_bytes(tensor for entry in entries for tensor in _tensors(entry)),
-        average=_bytes(parts.average.state_dict().values()) if parts.average else 0,
+        average=parts.average.bytes() if parts.average else 0,
     )
 
 

@@ -6,7 +6,10 @@ Owns: the names of the parts and the order in which they are restored. Must not:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from mptrain.optim.build import restore_optimizer
 from mptrain.precision.loss_scaler import LossScaler
@@ -18,7 +21,7 @@ def parts_state(run: Run) -> dict[str, Any]:
     """Return the state of what the step works on, by checkpoint part; tensors of the model are copies."""
     parts = run.parts
     state: dict[str, Any] = {
-        "model": {name: value.detach().clone() for name, value in parts.weights.model_state(parts.model).items()},
+        "model": _copied(parts.weights.model_state(parts.model)),
         "optimizer": parts.optimizer.state_dict(),
         "weights": parts.weights.state_dict(),
         "scaler": parts.scaler.state_dict() | {"precision": run.in_force.mode},
@@ -26,6 +29,18 @@ def parts_state(run: Run) -> dict[str, Any]:
     if parts.average:
         state["ema"] = parts.average.state_dict()
     return state
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies, one of a tied weight for all its names, so that a file holds it once."""
+    copies: dict[tuple[Any, ...], Tensor] = {}
+    copied = {}
+    for name, value in state.items():
+        place = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        if place not in copies:
+            copies[place] = value.detach().clone()
+        copied[name] = copies[place]
+    return copied
 
 
 def restore_parts(run: Run, state: dict[str, Any], steps_done: int) -> str | None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mptrain.checkpoint import CheckpointStore, load
+from mptrain.trainer.memory_plan import held_bytes
 from tests.trainer.runs import PRECISIONS, build, precision_id, same, trainer, weights
 from tests.trainer.test_host_reads import CountHostReads
 
@@ -69,3 +70,22 @@ def test_norms_and_biases_do_not_decay(language):
     assert {n: decays[id(p)] for n, p in made.parts.model.named_parameters()} == {
         name: 0.1 if parameter.ndim == 2 else 0.0 for name, parameter in made.parts.model.named_parameters()
     }
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=precision_id)
+def test_a_tied_weight_is_held_saved_averaged_and_stepped_once(language, precision, tmp_path):
+    changes = {**language, "train": {"max_steps": 3}, "ema": 0.9, "precision": precision}
+    store = CheckpointStore(tmp_path / "checkpoints")
+    made = trainer(changes, store)
+    made.fit()
+    planned, held = made.run.memory.as_dict(), held_bytes(made.run.parts).as_dict()
+    assert held == pytest.approx(planned, rel=0.02)
+    stepped = [p for group in made.run.parts.optimizer.param_groups for p in group["params"]]
+    assert len(stepped) == len({id(p) for p in stepped}) == len(list(made.run.parts.model.parameters()))
+    saved = load(store.latest().path, device=torch.device("cpu"))
+    for part in (saved["model"], saved["ema"]):
+        assert part["head.weight"].data_ptr() == part["tokens.weight"].data_ptr()
+    restored = trainer(changes)
+    restored.restore(saved)
+    assert restored.run.parts.model.head.weight is restored.run.parts.model.tokens.weight
+    assert same(weights(restored.run), weights(made.run))
