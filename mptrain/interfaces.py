@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 """Ids of special tokens wherever text is padded, begun or ended; the data write them, models and tasks read them."""
 IGNORED_TOKEN = -100
-"""Target of a position whose token is not to be predicted: torch's own ignore_index."""
+"""Target of a position whose token is not to be predicted, or is padding: torch's own ignore_index."""
+IGNORED_PIXEL = 255
+"""Target of a pixel that is not counted (borders, padding), as in VOC and Cityscapes."""
 
 Schedule = Callable[[int], float]
 """Applied step (from 0) -> factor of the peak learning rate, at least 0."""
@@ -32,6 +34,11 @@ Tensors = Any
 def map_tensors(function: Callable[[Tensor], Tensor], tensors: Tensors) -> Tensors:
     """Return `function` of one tensor, or the tuple of it of each."""
     return tuple(map(function, tensors)) if isinstance(tensors, tuple) else function(tensors)
+
+
+def at_least_fp32(numbers: Tensor) -> Tensor:
+    """Return FP64 numbers as they are, others in FP32: a loss computed in half precision loses what matters."""
+    return numbers if numbers.element_size() == 8 else numbers.float()
 
 
 class Batch(NamedTuple):

@@ -25,7 +25,7 @@ def random_state_kept() -> Iterator[None]:
         np.random.set_state(states[2])
 
 
-def seed_everything(seed: int) -> None:
+def seed_cpu_states(seed: int) -> None:
     """Seed all three states with `seed` (63 bits)."""
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset the GPU's generators too
     random.seed(seed)

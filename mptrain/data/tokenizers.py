@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 """Spellings of the ids PAD, BOS, EOS, UNK, of every codec here but `Bytes(special=False)`, which has none."""
-
-
 PADDING_NAMES = ("[PAD]", "<pad>")
 """What the tokenizers of BERT and RoBERTa, and of most after them, call padding."""
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mptrain.data.cached import image_layout, tensor_list
 from mptrain.data.order import EpochOrder, derive_seed
-from mptrain.data.randomness import random_state_kept, seed_everything
+from mptrain.data.randomness import random_state_kept, seed_cpu_states
 from mptrain.errors import DataError, first_line
 from mptrain.interfaces import BadFiles, Batch, InMemory, Streamed, Tensors, map_tensors
 
@@ -82,7 +82,7 @@ class _StreamedBatches(Dataset[Any]):
         with random_state_kept():
             for index in key.ids.tolist():
                 if key.seed is not None:
-                    seed_everything(derive_seed(key.seed, index))
+                    seed_cpu_states(derive_seed(key.seed, index))
                 try:
                     samples.append(self._dataset[index])
                 except DataError as error:

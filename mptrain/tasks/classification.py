@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mptrain.interfaces import Batch, Metrics, Task, Tensors, forward
-from mptrain.tasks.outputs import at_least_fp32, check_outputs
+from mptrain.interfaces import Batch, Metrics, Task, Tensors, at_least_fp32, forward
+from mptrain.tasks.outputs import check_outputs, class_name
 
 # Weights of auxiliary losses as published: one classifier (Inception v3) 0.4, two (GoogLeNet) 0.3 each.
 AUX_WEIGHTS = {1: 0.4, 2: 0.3}
@@ -54,10 +54,10 @@ class Classification(Task):
         """Return each sample's most probable class, its probability, and its true class."""
         best = at_least_fp32(outputs).softmax(1).max(1)
         rows = zip(best.indices.tolist(), best.values.tolist(), batch.targets.tolist(), strict=True)
-        return [{"predicted": self._named(p), "probability": q, "target": self._named(t)} for p, q, t in rows]
-
-    def _named(self, index: int) -> str | int:
-        return self._class_names[index] if index < len(self._class_names) else index
+        names = self._class_names
+        return [
+            {"predicted": class_name(names, p), "probability": q, "target": class_name(names, t)} for p, q, t in rows
+        ]
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         check_outputs(logits, len(targets), self._num_classes, exact=False)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mptrain.interfaces import BOS, EOS, PAD
-from mptrain.tasks.outputs import at_least_fp32
+from mptrain.interfaces import BOS, EOS, PAD, at_least_fp32
 
 
 def beam_search(

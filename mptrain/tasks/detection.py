@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mptrain.errors import ConfigError
 from mptrain.interfaces import Batch, Detections, Detector, Metrics, Task
 from mptrain.tasks.coco_map import Objects, average_precision
+from mptrain.tasks.outputs import class_name
 
 
 class Detection(Task):
@@ -54,21 +55,18 @@ class Detection(Task):
         return [
             {
                 "predicted": [
-                    {"box": box, "class": self._named(number), "score": score}
+                    {"box": box, "class": class_name(self._class_names, number), "score": score}
                     for box, score, number in zip(*image, strict=True)
                     if number >= 0
                 ],
                 "target": [
-                    {"box": box, "class": self._named(number), "crowd": bool(crowd)}
+                    {"box": box, "class": class_name(self._class_names, number), "crowd": bool(crowd)}
                     for box, crowd, number in zip(*truth, strict=True)
                     if number >= 0
                 ],
             }
             for image, truth in zip(zip(*found, strict=True), zip(*there, strict=True), strict=True)
         ]
-
-    def _named(self, index: int) -> str | int:
-        return self._class_names[index] if index < len(self._class_names) else index
 
 
 class DetectionMetrics:

@@ -85,11 +85,7 @@ def _segmentation(config: SegmentationConfig, spec: DataSpec) -> Task:
     from mptrain.tasks.segmentation import Segmentation
 
     _check_kind(config, spec)
-    if spec.num_outputs < len(spec.class_names):
-        raise ConfigError(
-            f"model.num_classes: {spec.num_outputs} outputs, but the masks have {len(spec.class_names)} classes; set "
-            f"model.num_classes to {len(spec.class_names)} or more, or to null"
-        )
+    _check_classes(spec, "masks")
     return Segmentation(spec.num_outputs, config.aux_weight, spec.class_names)
 
 
@@ -98,11 +94,7 @@ def _detection(config: DetectionConfig, spec: DataSpec) -> Task:
     from mptrain.tasks.detection import Detection
 
     _check_kind(config, spec)
-    if spec.num_outputs < len(spec.class_names):
-        raise ConfigError(
-            f"model.num_classes: {spec.num_outputs} outputs, but the boxes have {len(spec.class_names)} classes; set "
-            f"model.num_classes to {len(spec.class_names)} or more, or to null"
-        )
+    _check_classes(spec, "boxes")
     return Detection(spec.class_names)
 
 
@@ -157,4 +149,14 @@ def _check_kind(config: TaskConfig, spec: DataSpec) -> None:
     if config.name != spec.kind:
         raise ConfigError(
             f"task.name: '{config.name}', but the dataset's targets are for {spec.kind}; set task={spec.kind}"
+        )
+
+
+def _check_classes(spec: DataSpec, what: str) -> None:
+    """Raise ConfigError where the model gives fewer outputs than `what` the data hold has classes."""
+    count = len(spec.class_names)
+    if spec.num_outputs < count:
+        raise ConfigError(
+            f"model.num_classes: {spec.num_outputs} outputs, but the {what} have {count} classes; set "
+            f"model.num_classes to {count} or more, or to null"
         )

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mptrain.interfaces import IGNORED_TOKEN, Batch, Metrics, Task, TextCodec, forward
-from mptrain.tasks.outputs import at_least_fp32, check_outputs
+from mptrain.interfaces import IGNORED_TOKEN, Batch, Metrics, Task, TextCodec, at_least_fp32, forward
+from mptrain.tasks.outputs import check_outputs
 
 
 class LanguageModelling(Task):

@@ -1,13 +1,13 @@
-"""What every task does with a model's outputs: check their shape, and raise their precision for the loss.
+"""What tasks share: checking the shape of a model's outputs, and naming classes.
 
-Owns: nothing but these two functions. Must not: know a loss.
+Owns: nothing but these functions. Must not: know a loss, or read values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mptrain.errors import ConfigError
@@ -19,14 +19,24 @@ def check_outputs(outputs: Any, num_samples: int, num_outputs: int, *, exact: bo
         width = outputs.shape[1]
         if width == num_outputs or (width > num_outputs and not exact):
             return
-    found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
     more = "" if exact else " or more"
     raise ConfigError(
-        f"model: its output is {found}, the task needs ({num_samples}, {num_outputs}{more}); "
+        f"model: its output is {_described(outputs)}, the task needs ({num_samples}, {num_outputs}{more}); "
         "check model.num_classes and the model's last layer"
     )
 
 
-def at_least_fp32(tensor: Tensor) -> Tensor:
-    """Return the tensor in FP64 if it is FP64, else in FP32: a loss computed in half precision loses what matters."""
-    return tensor if tensor.dtype is torch.float64 else tensor.float()
+def checked_shape(outputs: Any, wanted: tuple[int, ...], remedy: str) -> Tensor:
+    """Return `outputs`; raise ConfigError, which ends with `remedy`, unless they are a tensor of the shape `wanted`."""
+    if isinstance(outputs, Tensor) and tuple(outputs.shape) == wanted:
+        return outputs
+    raise ConfigError(f"model: its output is {_described(outputs)}, the task needs {wanted}{remedy}")
+
+
+def _described(outputs: Any) -> str:
+    return f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+
+
+def class_name(names: Sequence[str], index: int) -> str | int:
+    """Return the name of class `index`; the index itself where the data name none, or fewer."""
+    return names[index] if index < len(names) else index

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mptrain.interfaces import Batch, DataSplits, InMemory, Metrics, Task
-from mptrain.tasks.outputs import at_least_fp32, check_outputs
+from mptrain.interfaces import Batch, DataSplits, InMemory, Metrics, Task, at_least_fp32
+from mptrain.tasks.outputs import check_outputs
 
 MAX_FEATURES = 256
 """A least-squares solution of more features takes too long for a summary."""

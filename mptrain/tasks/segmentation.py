@@ -1,6 +1,6 @@
 """Learning the class of every pixel: cross-entropy, mean IoU, pixel accuracy, IoU per class.
 
-Pixels whose target is 255 are ignored everywhere, as in VOC and Cityscapes. Owns: the loss and an exact confusion
+Pixels whose target is IGNORED_PIXEL count nowhere. Owns: the loss and an exact confusion
 matrix. Must not: read the device before `compute` and `predictions`.
 """
 
@@ -13,12 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mptrain.errors import ConfigError
-from mptrain.interfaces import Batch, Metrics, Task, forward
-from mptrain.tasks.outputs import at_least_fp32
+from mptrain.interfaces import IGNORED_PIXEL, Batch, Metrics, Task, at_least_fp32, forward
+from mptrain.tasks.outputs import checked_shape
 
-IGNORED = 255
-"""The target of a pixel that is not counted."""
 MAX_NAMED = 32
 """Up to this many classes, the metrics list each class's IoU."""
 
@@ -78,7 +75,7 @@ class Segmentation(Task):
         masks = [
             {"class": self._names[index], **run_lengths(predicted == index)} for index in predicted.unique().tolist()
         ]
-        counted = bool((target != IGNORED).any())
+        counted = bool((target != IGNORED_PIXEL).any())
         return {
             "mean_iou": mean_iou.item() if counted else None,
             "pixel_accuracy": accuracy.item() if counted else None,
@@ -87,7 +84,7 @@ class Segmentation(Task):
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         _check_logits(logits, targets, self._num_classes)
-        counted = (targets != IGNORED).sum().clamp(min=1)
+        counted = (targets != IGNORED_PIXEL).sum().clamp(min=1)
         return pixel_losses(logits, targets).sum() / counted
 
 
@@ -132,7 +129,7 @@ def pixel_losses(logits: Tensor, targets: Tensor) -> Tensor:
     Pixels are laid out as samples: on a GPU, torch's loss of 2-d images has no deterministic form.
     """
     flat = at_least_fp32(logits).permute(0, 2, 3, 1).flatten(0, 2)
-    return functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED_PIXEL, reduction="none")
 
 
 def run_lengths(mask: Tensor) -> dict[str, list[int]]:
@@ -154,19 +151,14 @@ def _parts(outputs: Any) -> tuple[Any, Any]:
 def _check_logits(logits: Any, targets: Tensor, num_classes: int) -> None:
     """Raise ConfigError unless logits are (N, classes, H, W) for targets (N, H, W); reads no values."""
     wanted = (targets.shape[0], num_classes, *targets.shape[1:])
-    if isinstance(logits, Tensor) and tuple(logits.shape) == wanted:
-        return
-    found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-    raise ConfigError(
-        f"model: its output is {found}, the task needs {wanted}, classes for every pixel; choose a segmentation "
-        "network and check model.num_classes"
-    )
+    remedy = ", classes for every pixel; choose a segmentation network and check model.num_classes"
+    checked_shape(logits, wanted, remedy)
 
 
 def _confusion(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Return the int64 matrix (true, predicted) of pixel counts, without the ignored; reads no device."""
     ignored_cell = num_classes**2
-    cells = torch.where(target == IGNORED, ignored_cell, target * num_classes + predicted).flatten()
+    cells = torch.where(target == IGNORED_PIXEL, ignored_cell, target * num_classes + predicted).flatten()
     counts = torch.zeros(ignored_cell + 1, dtype=torch.int64, device=cells.device)
     counts.index_add_(0, cells, torch.ones_like(cells))
     return counts[:-1].view(num_classes, num_classes)

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mptrain.errors import ConfigError
-from mptrain.interfaces import PAD, Batch, Metrics, Task, TextCodec, forward
+from mptrain.interfaces import PAD, Batch, Metrics, Task, TextCodec, at_least_fp32, forward
 from mptrain.tasks.edit_distance import edit_distance
-from mptrain.tasks.outputs import at_least_fp32
 
 BLANK = PAD
 """The output that stands for nothing said; the codecs keep it for padding, which decodes to nothing."""

@@ -13,14 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mptrain.errors import ConfigError
-from mptrain.interfaces import EOS, PAD, Batch, EncoderDecoder, Metrics, Task, Tensors, TextCodec, forward
+from mptrain.interfaces import (
+    EOS,
+    IGNORED_TOKEN,
+    PAD,
+    Batch,
+    EncoderDecoder,
+    Metrics,
+    Task,
+    Tensors,
+    TextCodec,
+    at_least_fp32,
+    forward,
+)
 from mptrain.tasks.decoding import beam_search
 from mptrain.tasks.edit_distance import edit_distance
-from mptrain.tasks.outputs import at_least_fp32
-
-IGNORED = -100
-"""Target of a position that is padding (torch's own ignore_index)."""
+from mptrain.tasks.outputs import checked_shape
 
 MainMetric = Literal["bleu", "chrf", "error_rate", "exact"]
 
@@ -62,7 +70,7 @@ class Translation(Task):
         return functional.cross_entropy(
             at_least_fp32(logits).flatten(0, 1),
             batch.targets.flatten(),
-            ignore_index=IGNORED,
+            ignore_index=IGNORED_TOKEN,
             label_smoothing=self._label_smoothing,
         )
 
@@ -95,11 +103,7 @@ class Translation(Task):
         return [{"source": s, "hypothesis": h, "reference": r} for s, h, r in rows]
 
     def _checked(self, logits: Any, batch: Batch) -> Tensor:
-        wanted = (*batch.targets.shape, self._vocabulary)
-        if isinstance(logits, Tensor) and tuple(logits.shape) == wanted:
-            return logits
-        found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ConfigError(f"model: its output is {found}, the task needs {wanted}; choose a model for translation")
+        return checked_shape(logits, (*batch.targets.shape, self._vocabulary), "; choose a model for translation")
 
 
 def _next_scores(model: nn.Module, source: Tensor) -> Callable[[Tensor], Tensor]:
@@ -112,7 +116,7 @@ def _next_scores(model: nn.Module, source: Tensor) -> Callable[[Tensor], Tensor]
 
 def _texts(codec: TextCodec | None, decoded: Tensor, targets: Tensor) -> tuple[list[str], list[str]]:
     """Return what was decoded and what is right as text; the device is read once for each."""
-    targets = torch.where(targets == IGNORED, PAD, targets)
+    targets = torch.where(targets == IGNORED_TOKEN, PAD, targets)
     hypotheses, references = ([_text(codec, ids) for ids in part.tolist()] for part in (decoded, targets))
     return hypotheses, references
 
@@ -138,10 +142,10 @@ class TranslationMetrics:
         """Add one batch."""
         logits, targets = at_least_fp32(outputs.logits), batch.targets
         losses = functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED_TOKEN, reduction="none"
         )
         self._loss += losses.double().sum()
-        self._counts += torch.stack([(logits.argmax(2) == targets).sum(), (targets != IGNORED).sum()])
+        self._counts += torch.stack([(logits.argmax(2) == targets).sum(), (targets != IGNORED_TOKEN).sum()])
         hypotheses, references = _texts(self._codec, outputs.tokens, targets)
         self._hypotheses += hypotheses
         self._references += references

@@ -37,7 +37,7 @@ def size(num_bytes: int | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a loss, metric or rate with about five digits, e.g. `1.2345`, `2.500e-05`, `2000`, `nan`; a count whole."""
+    """Return a loss, metric or rate with about five digits, e.g. `1.2345`, `2.500e-05`, `nan`; a count whole."""
     if value is None:
         return NOT_AVAILABLE
     if isinstance(value, int):

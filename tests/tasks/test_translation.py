@@ -11,10 +11,9 @@ from torchmetrics.text import WordErrorRate
 from mptrain.catalog import REGISTRIES
 from mptrain.data.tokenizers import Symbols
 from mptrain.errors import ConfigError
-from mptrain.interfaces import BOS, EOS, PAD, Batch, DataSpec, InputSpec
+from mptrain.interfaces import BOS, EOS, IGNORED_TOKEN, PAD, Batch, DataSpec, InputSpec
 from mptrain.tasks.decoding import beam_search
 from mptrain.tasks.entries import TranslationConfig
-from mptrain.tasks.translation import IGNORED
 from tests.trainer.test_host_reads import NoticeHostReads
 
 WORDS = ["the", "cat", "sat", "on", "mat", "a", "dog"]
@@ -42,7 +41,7 @@ def batch(sources, references):
         return torch.tensor([row + [fill] * (LENGTH - len(row)) for row in ids])
 
     inputs = rows(sources, [], [EOS], PAD), rows(references, [BOS], [], PAD)
-    return Batch(inputs, rows(references, [], [EOS], IGNORED))
+    return Batch(inputs, rows(references, [], [EOS], IGNORED_TOKEN))
 
 
 class Dictionary(nn.Module):
@@ -105,7 +104,7 @@ def test_the_loss_is_over_the_tokens_that_are_no_padding(dtype):
     logits = torch.randn(4, LENGTH, VOCABULARY).to(dtype)
     given = batch(SOURCES, REFERENCES)
     smoothed = task(label_smoothing=0.2).loss(lambda source, target: logits, given)
-    real = given.targets != IGNORED
+    real = given.targets != IGNORED_TOKEN
     exact = logits.double()[real].log_softmax(1)
     expected = -0.8 * exact.gather(1, given.targets[real].unsqueeze(1)).mean() - 0.2 * exact.mean()
     assert smoothed.dtype is (torch.float64 if dtype is torch.float64 else torch.float32)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mptrain.data.images.configs import StrongAugmentConfig
 from mptrain.data.order import derive_seed
-from mptrain.data.randomness import random_state_kept, seed_everything
+from mptrain.data.randomness import random_state_kept, seed_cpu_states
 from mptrain.interfaces import Batch, Transform
 from mptrain.torchvision_import import import_torchvision
 
@@ -61,7 +61,7 @@ def in_groups(changes: Sequence[Images], images: Tensor, generator: torch.Genera
 @contextmanager
 def _drawing(generator: torch.Generator, purpose: int) -> Iterator[None]:
     with random_state_kept():
-        seed_everything(derive_seed(generator.initial_seed(), purpose))
+        seed_cpu_states(derive_seed(generator.initial_seed(), purpose))
         yield
 
 

@@ -5,6 +5,7 @@ Owns: class names, Cityscapes' ids, `expected_spec`. Must not: read files, or im
 
 from __future__ import annotations
 
+from mptrain.data.detection.expected import VOC_CLASSES as VOC_OBJECTS
 from mptrain.data.expected import expected_spec
 from mptrain.data.segmentation.configs import (
     BlueMarbleConfig,
@@ -16,11 +17,8 @@ from mptrain.data.segmentation.configs import (
 from mptrain.interfaces import DataSpec
 
 BLUE_MARBLE_CLASSES = ("sea", "land")
+VOC_CLASSES = ("background", *VOC_OBJECTS)
 # fmt: off
-VOC_CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)
 CITYSCAPES_IDS = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
     20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck",

@@ -13,11 +13,8 @@ from torch import Tensor
 
 from mptrain.data.images.transforms import Normalize
 from mptrain.data.segmentation.configs import PairsConfig, SegmentationDataConfig
-from mptrain.interfaces import Batch
+from mptrain.interfaces import IGNORED_PIXEL, Batch
 from mptrain.torchvision_import import import_torchvision
-
-IGNORED = 255
-"""The label of a pixel that is not counted: borders, padding."""
 
 Joint = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(image, mask) -> (image, mask)."""
@@ -77,7 +74,7 @@ class ToModel:
 def _fills(config: SegmentationDataConfig) -> dict[Any, Any]:
     """Return what images and masks are padded with."""
     tv_tensors = import_torchvision("tv_tensors")
-    return {tv_tensors.Image: [round(255 * mean) for mean in config.mean], tv_tensors.Mask: IGNORED}
+    return {tv_tensors.Image: [round(255 * mean) for mean in config.mean], tv_tensors.Mask: IGNORED_PIXEL}
 
 
 def _wrapped(image: Tensor, mask: Tensor) -> tuple[Any, Any]:

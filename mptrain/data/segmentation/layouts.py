@@ -19,10 +19,10 @@ from mptrain.data.segmentation.configs import (
     VocSegmentationConfig,
 )
 from mptrain.data.segmentation.expected import CITYSCAPES_IDS, VOC_CLASSES, segmentation_spec
-from mptrain.data.segmentation.joint import IGNORED, Fitted, RandomCrops, ToModel
+from mptrain.data.segmentation.joint import Fitted, RandomCrops, ToModel
 from mptrain.data.segmentation.pairs import PairFiles, Pairs
 from mptrain.errors import DataError
-from mptrain.interfaces import BadFiles, DataSplits, Streamed
+from mptrain.interfaces import IGNORED_PIXEL, BadFiles, DataSplits, Streamed
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
@@ -54,7 +54,7 @@ def cityscapes(config: CityscapesConfig) -> DataSplits:
     root = Path(config.root).expanduser()
     bad_files = BadFiles(config.on_error)
     train_files, test_files = (_existing(_of_cities(root, split), bad_files) for split in ("train", "val"))
-    class_of_id = torch.full((256,), IGNORED, dtype=torch.uint8)
+    class_of_id = torch.full((256,), IGNORED_PIXEL, dtype=torch.uint8)
     class_of_id[list(CITYSCAPES_IDS)] = torch.arange(len(CITYSCAPES_IDS), dtype=torch.uint8)
     return _splits(config, tuple(CITYSCAPES_IDS.values()), train_files, test_files, bad_files, class_of_id)
 

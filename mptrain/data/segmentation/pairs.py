@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mptrain.data.images.decode import load_image, load_rgb
-from mptrain.data.segmentation.joint import IGNORED, Joint
+from mptrain.data.segmentation.joint import Joint
 from mptrain.errors import DataError
+from mptrain.interfaces import IGNORED_PIXEL
 
 MASK_MODES = ("L", "P", "1")
 """Pillow's names of what a mask may be: grey or palette indices of 8 bits, or 1 bit."""
@@ -63,11 +64,11 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         mask = _tensor(np.asarray(decoded, dtype=np.uint8))
         if self._class_of_id is not None:
             return self._class_of_id[mask.long()]
-        largest = int(torch.where(mask == IGNORED, 0, mask).max())
+        largest = int(torch.where(mask == IGNORED_PIXEL, 0, mask).max())
         if largest >= self._num_classes:
             raise DataError(
                 f"data.root: {path} holds the label {largest}; labels must be 0 to {self._num_classes - 1}, or "
-                f"{IGNORED} for pixels that do not count"
+                f"{IGNORED_PIXEL} for pixels that do not count"
             )
         return mask
 

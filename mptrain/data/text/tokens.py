@@ -16,10 +16,7 @@ from torch import Tensor
 
 from mptrain.data.tokenizers import SPECIAL, Subwords, load_tokenizer, train_bpe
 from mptrain.errors import DataError
-from mptrain.interfaces import BOS, EOS, PAD, UNK, DataSpec, InputSpec, TextCodec
-
-IGNORED = -100
-"""Target of a position that is padding: torch's own ignore_index, so that no token is lost to it."""
+from mptrain.interfaces import BOS, EOS, IGNORED_TOKEN, PAD, UNK, DataSpec, InputSpec, TextCodec
 
 
 def padded(ids: Iterable[Sequence[int]], length: int, fill: int) -> Tensor:
@@ -64,7 +61,7 @@ def translated(
         padded(([*source[: longest_source - 1], EOS] for source in sources), longest_source, PAD),
         padded(([BOS, *target] for target in targets), longest_target, PAD),
     )
-    return inputs, padded(([*target, EOS] for target in targets), longest_target, IGNORED)
+    return inputs, padded(([*target, EOS] for target in targets), longest_target, IGNORED_TOKEN)
 
 
 def translation_spec(source: TextCodec, target: TextCodec, lengths: tuple[int, int]) -> DataSpec:

@@ -9,6 +9,7 @@ Owns: assignment and loss. Must not: know a network.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from torch.nn import functional
 from mptrain.models.detection.padded import trained_on
 from mptrain.torchvision_import import import_torchvision
 
+LARGEST_REACH = 1e4
+"""Strides from a location to a side of its box, at most: an untrained distance may be past the exponential's range."""
 CENTRE_RADIUS = 1.5
 """A location learns an object when it is within this many strides of its centre, and inside its box."""
 
@@ -69,7 +72,7 @@ def assign(locations: Tensor, objects: Tensor, stride: int) -> Assignment:
 
 def decode(distances: Tensor, locations: Tensor, stride: int) -> Tensor:
     """Return boxes (N, L, 4) xyxy in pixels of log distances (N, L, 4) in strides."""
-    reach = distances.exp() * stride
+    reach = distances.clamp(max=math.log(LARGEST_REACH)).exp() * stride
     return torch.cat((locations - reach[..., :2], locations + reach[..., 2:]), 2)
 
 

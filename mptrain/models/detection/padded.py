@@ -1,4 +1,4 @@
-"""What the detectors share: padded tables of targets and detections, and the step up to FP32 before losses.
+"""What the detectors share: padded tables of targets and detections.
 
 Owns: these few functions. Must not: know a network.
 """
@@ -12,11 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from mptrain.interfaces import Detections
-
-
-def at_least_fp32(tensor: Tensor) -> Tensor:
-    """Return the tensor in FP64 if it is FP64, else in FP32."""
-    return tensor if tensor.dtype is torch.float64 else tensor.float()
 
 
 def trained_on(objects: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mptrain.errors import ConfigError
-from mptrain.interfaces import DataSpec, Detections
+from mptrain.interfaces import DataSpec, Detections, at_least_fp32
 from mptrain.models.detection.fcos_loss import DenseOutputs, decode, dense_loss
-from mptrain.models.detection.padded import at_least_fp32, pad_detections
+from mptrain.models.detection.padded import pad_detections
 from mptrain.models.image_shape import image_shape
 from mptrain.torchvision_import import import_torchvision
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mptrain.errors import ConfigError
-from mptrain.interfaces import DataSpec, Detections
+from mptrain.interfaces import DataSpec, Detections, at_least_fp32
 from mptrain.models.detection.configs import ResNetDetectorConfig
-from mptrain.models.detection.padded import at_least_fp32, pad_detections, trained_on
+from mptrain.models.detection.padded import pad_detections, trained_on
 from mptrain.models.image_shape import image_shape
 from mptrain.models.weights import load_backbone_weights
 from mptrain.torchvision_import import import_torchvision

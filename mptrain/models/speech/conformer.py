@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mptrain.errors import ConfigError
-from mptrain.interfaces import DataSpec
+from mptrain.interfaces import DataSpec, at_least_fp32
 
 if TYPE_CHECKING:
     from mptrain.models.speech.configs import ConformerConfig
@@ -179,14 +179,15 @@ class Convolution(nn.Module):
 
 
 def rotated(heads: Tensor) -> Tensor:
-    """Turn pairs of values of (N, heads, frames, values) by angles that grow with the frame, in FP32.
+    """Turn pairs of values of (N, heads, frames, values) by angles that grow with the frame, in FP32 or FP64.
 
     Pair k of frame t turns by t / base^(2k / values), so that the product of two frames depends on their distance
     (Su et al. 2021, equations 14 and 15, the halves of a head being the pairs).
     """
+    wide = at_least_fp32(heads)
     half = heads.shape[3] // 2
-    rates = ROTARY_BASE ** (-torch.arange(half, device=heads.device, dtype=torch.float32) / half)
-    angles = torch.arange(heads.shape[2], device=heads.device, dtype=torch.float32).unsqueeze(1) * rates
+    rates = ROTARY_BASE ** (-torch.arange(half, device=wide.device, dtype=wide.dtype) / half)
+    angles = torch.arange(heads.shape[2], device=wide.device, dtype=wide.dtype).unsqueeze(1) * rates
     cosine, sine = angles.cos(), angles.sin()
-    first, second = heads[..., :half], heads[..., half:]
+    first, second = wide[..., :half], wide[..., half:]
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=3).to(heads.dtype)
