@@ -1,13 +1,19 @@
 """The hot path never reads the device: counted as `_local_scalar_dense` over whole steps of the real loop."""
 
+from itertools import islice
+from pathlib import Path
+
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mptrain.catalog import REGISTRIES
+from mptrain.catalog import REGISTRIES, load_config
+from mptrain.trainer.build import build_run
+from mptrain.trainer.step import TrainStep
 from tests.trainer.runs import PRECISIONS, merged, precision_id, trainer
 
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 FUSED = [*sorted(entry.name for entry in REGISTRIES["optimizer"] if "fused" in entry.flags), "adagrad"]
 
 
@@ -129,4 +135,15 @@ def test_no_read_in_any_mode(precision, optimizer):
     made._step, made.run.parts.numerics.record = watched_step, watched_record
     made.fit()
     assert (made.ledger.counts.applied, made.ledger.counts.skipped) == (8, 0)
+    assert (counter.reads, notice.seen) == (0, set())
+
+
+@pytest.mark.parametrize("mode", ["fp32", "bf16"])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_no_read_in_a_step_of_any_config(path, mode):
+    run = build_run(load_config(path, [f"precision={mode}", "data.batch_size=8", "device=cpu"]).config)
+    step, counter, notice = TrainStep(run.parts, lambda loss: loss), CountHostReads(), NoticeHostReads()
+    for batch in islice(run.train_loader.epoch(0), 3):
+        with counter, notice:
+            step([batch])
     assert (counter.reads, notice.seen) == (0, set())
