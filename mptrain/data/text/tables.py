@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,15 +37,10 @@ def text_table(config: TextTableConfig) -> DataSplits:
     Raises DataError for a file, row or label that cannot be used, ConfigError for a vocabulary that is too small.
     """
     bad_rows = BadFiles(config.on_error)
-    train, test = (
-        list(_rows(key, Path(name).expanduser(), config, bad_rows))
-        for key, name in (("data.train", config.train), ("data.test", config.test))
-    )
+    train = _some("data.train", config.train, _rows("data.train", config.train, config, bad_rows))
     classes = sorted({row.label for row in train})
-    test = [row for row in test if _is_known(row, classes, bad_rows)]
-    for key, name, rows in (("data.train", config.train, train), ("data.test", config.test, test)):
-        if not rows:
-            raise DataError(f"{key}: {name} has no row that can be used")
+    tested = _rows("data.test", config.test, config, bad_rows)
+    test = _some("data.test", config.test, (row for row in tested if _is_known(row, classes, bad_rows)))
     codec = chosen_tokenizer(config.tokenizer, (row.text for row in train), config.vocab_size)
     index = {label: number for number, label in enumerate(classes)}
     made = [
@@ -72,6 +67,13 @@ def text_table(config: TextTableConfig) -> DataSplits:
     return DataSplits(spec, made[0], made[1], identity, bad_rows)
 
 
+def _some(key: str, name: str, rows: Iterable[Row]) -> list[Row]:
+    found = list(rows)
+    if not found:
+        raise DataError(f"{key}: {name} has no row that can be used")
+    return found
+
+
 def _is_known(row: Row, classes: list[str], bad_rows: BadFiles) -> bool:
     if row.label not in classes:
         known = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
@@ -81,8 +83,9 @@ def _is_known(row: Row, classes: list[str], bad_rows: BadFiles) -> bool:
     return row.label in classes
 
 
-def _rows(key: str, path: Path, config: TextTableConfig, bad_rows: BadFiles) -> Iterator[Row]:
+def _rows(key: str, name: str, config: TextTableConfig, bad_rows: BadFiles) -> Iterator[Row]:
     """Yield a table's rows; report what is no row."""
+    path = Path(name).expanduser()
     readers: Mapping[str, Callable[[str, Path, TextTableConfig, BadFiles], Iterator[Row]]]
     readers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _json_lines}
     if path.suffix not in readers:

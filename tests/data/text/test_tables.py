@@ -106,6 +106,14 @@ def test_files_that_are_no_table(tmp_path, name, content, reason):
     assert reason in str(raised.value)
 
 
+@pytest.mark.parametrize("bare", ["train", "test"])
+def test_which_table_is_bare_is_said(tmp_path, bare):
+    paths = {name: write(tmp_path / f"{name}.csv") for name in ("train", "test")}
+    paths[bare].write_text("text,label\n")
+    with pytest.raises(DataError, match=rf"data\.{bare}: .*{bare}\.csv has no row that can be used"):
+        load(**paths)
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match=r"data\.train: .*nowhere\.csv cannot be read"):
         load(tmp_path / "nowhere.csv")
