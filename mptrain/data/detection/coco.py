@@ -70,7 +70,7 @@ def read_annotations(path: Path, folder: Path, bad_files: BadFiles, *, crowds: b
             for entry in content["images"]
         }
         rows = [(int(entry["image_id"]), entry) for entry in content["annotations"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"data.root: {path} is no instances json of COCO's ({type(error).__name__}: {first_line(error)}); it needs "
             "images (id, file_name, width, height), categories (id, name) and annotations (image_id, category_id, bbox)"
@@ -119,11 +119,13 @@ def _object(
     """Return (class, x1, y1, x2, y2, crowd) of one record; raise DataError saying where and what is wrong with it."""
     if image is None:
         raise DataError(f"{where}: image_id {entry['image_id']} is not among the images")
-    if entry.get("category_id") not in class_of:
-        raise DataError(f"{where}: category_id {entry.get('category_id')} is not among the categories")
+    try:
+        label = class_of[entry["category_id"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{where}: category_id {entry.get('category_id')} is not among the categories") from error
     try:
         x, y, width, height = map(float, entry["bbox"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: bbox must be [x, y, width, height], not {entry.get('bbox')}") from error
     box = checked_box((x, y, x + width, y + height), image[1], image[2], f"{where} of {image[0]}")
-    return (float(class_of[entry["category_id"]]), *box, float(bool(entry.get("iscrowd", 0))))
+    return (float(label), *box, float(bool(entry.get("iscrowd", 0))))

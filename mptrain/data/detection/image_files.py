@@ -84,7 +84,9 @@ class BoxedImages(Dataset[Any]):
         self._images = images
         self._count = max((len(image.objects) for image in images), default=0) or 1
         steps = [v2.RandomHorizontalFlip()] if mirror else []
-        self._transform = v2.Compose([*steps, v2.Resize(config.min_size, max_size=config.max_size, antialias=True)])
+        # torchvision wants min_size below max_size; where they are equal, the longer side alone decides.
+        shorter = config.min_size if config.min_size < config.max_size else None
+        self._transform = v2.Compose([*steps, v2.Resize(shorter, max_size=config.max_size, antialias=True)])
 
     def __len__(self) -> int:
         return len(self._images)

@@ -81,7 +81,7 @@ def _parsed(data: bytes, path: Path, image: Path, bad_files: BadFiles, *, diffic
             )
             for entry in tree.iter("object")
         ]
-    except (ET.ParseError, ValueError) as error:
+    except (ET.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that Python does not know
         raise DataError(f"data.root: {path} is no VOC annotation ({first_line(error)}); {_NEEDED}") from error
     rows = []
     for name, (x1, y1, x2, y2), is_difficult in found:

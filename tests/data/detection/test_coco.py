@@ -89,6 +89,11 @@ BAD_RECORDS = {
     "not finite": (changed("bbox", [10, 5, float("nan"), 30]), r"annotation 10 of 1\.png: .* must be 4 finite numbers"),
     "no box": (changed("bbox", [10, 5]), r"annotation 10: bbox must be \[x, y, width, height\], not \[10, 5\]"),
     "category": (changed("category_id", 91), r"annotation 10: category_id 91 is not among the categories"),
+    "category list": (changed("category_id", [7]), r"annotation 10: category_id \[7\] is not among the categories"),
+    "huge box": (
+        changed("bbox", [10**400, 5, 20, 30]),
+        r"annotation 10: bbox must be \[x, y, width, height\], not \[1",
+    ),
     "image": (changed("image_id", 77), r"annotation 10: image_id 77 is not among the images"),
 }
 
@@ -140,6 +145,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         ("[]", "is no instances json"),
         ('{"images": [], "categories": []}', "is no instances json.*'annotations'"),
         (json.dumps({"images": [{"id": 1}], "categories": [], "annotations": []}), "is no instances json.*'file_name'"),
+        ('{"images": [], "categories": [], "annotations": [{"image_id": Infinity}]}', "is no instances json"),
         (json.dumps({"images": [], "categories": [], "annotations": []}), "names no image that is there"),
     ],
 )
@@ -162,6 +168,12 @@ def test_splits_of_different_categories_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, content)
     with pytest.raises(DataError, match=r"different categories \(90 brush, 90 toothbrush\)"):
         build("coco", tmp_path)
+
+
+def test_one_size_for_both_sides_bounds_the_longer_one(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    image, _ = build("coco", tmp_path, min_size=30, max_size=30).test.dataset[0]  # type: ignore[union-attr]
+    assert image.shape == (3, 20, 30)
 
 
 def test_sizes_that_contradict_each_other_are_refused(tmp_path: Path) -> None:

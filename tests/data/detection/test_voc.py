@@ -30,6 +30,7 @@ def test_boxes_and_difficult_objects(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (voc_xml([CAT])[:-9], "is no VOC annotation"),
+        ('<?xml version="1.0" encoding="martian"?><annotation/>', "is no VOC annotation .*unknown encoding"),
         ("<annotation/>", "is no VOC annotation .*there is no <size/width>"),
         (voc_xml([CAT]).replace("<ymin>1<", "<ymin>top<"), "is no VOC annotation"),
         (voc_xml([CAT, ("unicorn", (1, 1, 5, 5), False)]), "'unicorn' is none of VOC's classes"),
