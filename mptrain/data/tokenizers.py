@@ -69,11 +69,12 @@ class Subwords:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._vocab_size = 1 + max(tokenizer.get_vocab().values(), default=-1)
 
     @property
     def vocab_size(self) -> int:
-        """Return the number of ids, special ones included."""
-        return int(self._tokenizer.get_vocab_size())
+        """Return the number of ids, special ones included, and those that a gap in the ids leaves unused."""
+        return self._vocab_size
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of the text, without special ones."""

@@ -38,7 +38,7 @@ def token_files(config: TokenFilesConfig) -> DataSplits:
         test,
         vocab_size=config.vocab_size,
         codec=codec,
-        bytes_per_token=None if codec is None else _bytes_per_token(codec, test),
+        bytes_per_token=None if codec is None else _bytes_per_token(codec, test, config.vocab_size),
         bad_files=BadFiles(config.on_error),
     )
 
@@ -58,11 +58,12 @@ def _mapped(key: str, path: Path, dtype: str) -> NDArray[Any]:
     return ids
 
 
-def _bytes_per_token(codec: Subwords, tokens: Tokens) -> float | None:
+def _bytes_per_token(codec: Subwords, tokens: Tokens, vocab_size: int) -> float | None:
     """Return the mean length of the tokens in bytes of text; None where the tokenizer's tokens are no bytes."""
     lengths = codec.byte_lengths()
     if lengths is None:
         return None
-    table = np.array(lengths)
+    # A vocabulary may be larger than its tokenizer's, as one rounded up for speed: those ids stand for no text.
+    table = np.array(lengths + [0] * (vocab_size - len(lengths)))
     total = sum(int(table[tokens[at : at + BLOCK]].sum()) for at in range(0, len(tokens), BLOCK))
     return total / len(tokens)

@@ -1,5 +1,7 @@
 """Tokens in .bin and .npy files: mapped, never loaded whole; sizes, formats and ids that do not fit are named."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from mptrain.data.expected import expected_spec
 from mptrain.data.language.configs import TextFilesConfig, TokenFilesConfig
 from mptrain.data.loading import make_eval_loader, make_train_loader
+from mptrain.data.tokenizers import load_tokenizer, train_bpe
 from mptrain.errors import ConfigError, DataError
 from mptrain.interfaces import IGNORED_TOKEN
 from mptrain.registry import DATASETS
@@ -125,3 +128,17 @@ def test_bytes_per_token_with_the_tokenizer_that_made_them(folder):
     assert splits.spec.output_text.decode(ids[:20]) == text[: len(made.decode(ids[:20]))]
     with pytest.raises(ConfigError, match=rf"data.vocab_size: 200, but data.tokenizer has {made.vocab_size} tokens"):
         build(vocab_size=200, **options)
+    np.array([*ids, made.vocab_size + 5], "<u2").tofile("text.bin")
+    assert build(vocab_size=300, **options).spec.bytes_per_token == pytest.approx(len(text.encode()) / (len(ids) + 1))
+
+
+def test_ids_beyond_a_gap_in_a_tokenizers_vocabulary_are_in_it(tmp_path):
+    train_bpe(["more houses"], 270)._tokenizer.save(str(tmp_path / "tokenizer.json"))
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["vocab"]["<late>"] = 400
+    content["added_tokens"].append({**content["added_tokens"][0], "id": 400, "content": "<late>"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    codec = load_tokenizer(tmp_path / "tokenizer.json")
+    assert codec.encode("a<late>")[1] == 400
+    assert codec.vocab_size == 401
+    assert codec.byte_lengths()[400] == 0
