@@ -6,10 +6,12 @@ before a network is built, run code that comes with weights, or fetch anything t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from mptrain.errors import CapabilityError, ConfigError, DataError, first_line
@@ -17,6 +19,8 @@ from mptrain.interfaces import BOS, EOS, PAD, DataSpec
 
 if TYPE_CHECKING:
     from mptrain.models.configs import HfConfig
+
+log = logging.getLogger(__name__)
 
 AUTO_CLASSES: Mapping[str, str] = {
     "language_modelling": "AutoModelForCausalLM",
@@ -41,10 +45,16 @@ def build_hf(config: HfConfig, spec: DataSpec) -> nn.Module:
     settings = _settings(transformers, config, source)
     _fit(settings, config, spec)
     auto_class = getattr(transformers, AUTO_CLASSES[spec.kind])
+    info: Mapping[str, Any] = {}
     try:
-        if config.pretrained:
-            network = auto_class.from_pretrained(
-                source, config=settings, trust_remote_code=False, use_safetensors=True, ignore_mismatched_sizes=True
+        if config.pretrained and torch.get_default_device().type != "meta":  # a plan reads no weights
+            network, info = auto_class.from_pretrained(
+                source,
+                config=settings,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # a new head; what else does not fit is refused below
+                output_loading_info=True,
             )
         else:
             network = auto_class.from_config(settings, trust_remote_code=False)
@@ -54,6 +64,7 @@ def build_hf(config: HfConfig, spec: DataSpec) -> nn.Module:
         raise ConfigError(
             f"model.name: transformers cannot build {config.name} for {spec.kind}: {first_line(error)}"
         ) from error
+    _check_loaded(info, config, spec)
     return HfNetwork(network.float(), pad_id=None if spec.kind == "language_modelling" else spec.pad_id)
 
 
@@ -100,6 +111,22 @@ def _settings(transformers: ModuleType, config: HfConfig, source: str) -> Any:
             raise ConfigError(f"model.options: {config.name} ({settings.model_type}) has no '{key}'")
         setattr(settings, key, value)
     return settings
+
+
+def _check_loaded(info: Mapping[str, Any], config: HfConfig, spec: DataSpec) -> None:
+    """Log which weights start untrained; raise ConfigError where other than a classifier's head does not fit."""
+    mismatched = {name: (tuple(found), tuple(own)) for name, found, own in info.get("mismatched_keys", ())}
+    head = (config.num_classes or spec.num_outputs,) if spec.kind == "classification" else None
+    for name, (found, own) in sorted(mismatched.items()):
+        if own[:1] != head or own[1:] != found[1:]:
+            raise ConfigError(
+                f"model.options: {name} is {found} in the weights of {config.name}, {own} in the model; leave out the "
+                "option that changes its shape, or set model.pretrained=false"
+            )
+    untrained = sorted({*info.get("missing_keys", ()), *mismatched})
+    if untrained:
+        more = f" and {len(untrained) - 3} more" if len(untrained) > 3 else ""
+        log.warning("model.pretrained: %s starts without %s%s", config.name, ", ".join(untrained[:3]), more)
 
 
 def _fit(settings: Any, config: HfConfig, spec: DataSpec) -> None:

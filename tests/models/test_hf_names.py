@@ -100,6 +100,28 @@ def test_its_own_weights_and_padded_vocabulary(built, tmp_path):
     assert torch.equal(again(ids), model(ids))
 
 
+def test_a_plan_has_the_shapes_of_pretrained_weights_without_reading_them(built, tmp_path):
+    built("gpt2", LANGUAGE)  # its folder holds no weights
+    with torch.device("meta"):
+        model = MODELS.build(HfConfig(name=f"hf/{tmp_path / 'gpt2'}", pretrained=True), LANGUAGE)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def test_weights_that_do_not_fit_the_options_are_refused_but_for_a_new_head(built, tmp_path, caplog):
+    built("gpt2", replace(TEXTS, num_outputs=7)).network.save_pretrained(tmp_path / "saved")
+    name = f"hf/{tmp_path / 'saved'}"
+    assert MODELS.build(HfConfig(name=name, pretrained=True), TEXTS)(torch.ones(1, 8, dtype=torch.int64)).shape == (
+        1,
+        3,
+    )
+    assert f"{name} starts without score.weight" in caplog.text
+    for options in ({"n_embd": 32}, {"n_positions": 64}):
+        with pytest.raises(
+            ConfigError, match=r"model.options: .* in the weights of hf/.*, or set model.pretrained=false"
+        ):
+            MODELS.build(HfConfig(name=name, pretrained=True, options=options), TEXTS)
+
+
 def test_options_change_the_configuration(built):
     assert len(built("gpt2", LANGUAGE, options={"n_layer": 3}).network.transformer.h) == 3
     with pytest.raises(ConfigError, match=r"model.options: .* \(gpt2\) has no 'n_layers'"):
