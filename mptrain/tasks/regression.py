@@ -84,7 +84,9 @@ class RegressionMetrics:
 
     def __init__(self, width: int, device: torch.device) -> None:
         self._width, self._samples = width, 0
-        # Rows: squared error, target, squared target.
+        # The first targets seen: sums of the distance to them keep the digits that a large mean would take.
+        self._origin: Tensor | None = None
+        # Rows: squared error, target, squared target; targets from the origin.
         self._sums = torch.zeros(3, width, dtype=torch.float64, device=device)
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
@@ -92,9 +94,10 @@ class RegressionMetrics:
         check_outputs(outputs, len(batch.targets), self._width, exact=True)
         targets = batch.targets.double()
         self._samples += len(targets)
-        self._sums += torch.stack(
-            [(outputs.double() - targets).square().sum(0), targets.sum(0), targets.square().sum(0)]
-        )
+        if self._origin is None:
+            self._origin = targets[0].clone()
+        apart = targets - self._origin
+        self._sums += torch.stack([(outputs.double() - targets).square().sum(0), apart.sum(0), apart.square().sum(0)])
 
     def compute(self) -> dict[str, float]:
         """Return mse, r2 (mean over outputs; NaN where the targets do not vary) and the number of samples."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -166,6 +167,20 @@ def test_regression_loss_and_metrics() -> None:
         "r2": pytest.approx((1 - error / spread).mean().item()),
         "samples": 50,
     }
+
+
+@pytest.mark.parametrize("same", [0.3, 10000.1])
+def test_targets_that_do_not_vary_have_no_r2(same: float) -> None:
+    metrics, targets = build("regression", 1).metrics(CPU), torch.full((64, 1), same)
+    for rows in targets.split(13):
+        metrics.update(rows + 1, Batch(rows, rows))
+    assert math.isnan(metrics.compute()["r2"])
+
+
+def test_r2_keeps_its_digits_beside_a_large_mean() -> None:
+    metrics, targets = build("regression", 1).metrics(CPU), 1e8 + torch.arange(100.0, dtype=torch.float64).view(-1, 1)
+    metrics.update(targets + 1, Batch(targets, targets))
+    assert metrics.compute()["r2"] == pytest.approx(1 - 100 / targets.var(correction=0).item() / 100)
 
 
 @pytest.mark.parametrize(("name", "width"), [("classification", 10), ("regression", 2)])
