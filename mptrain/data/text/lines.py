@@ -15,12 +15,18 @@ from mptrain.errors import DataError
 from mptrain.interfaces import BadFiles
 
 NEWLINE = ord("\n")
+BLOCK = 2**24
+"""Bytes that are searched for lines at a time."""
 
 
 def decoded(raw: bytes, path: Path, number: int) -> str:
-    """Return a line's text without its end; raise DataError, which names the line, where it is no UTF-8."""
+    """Return a line's text without its end, the first one's without a byte order mark.
+
+    Raises DataError, which names the line, where it is no UTF-8.
+    """
     try:
-        return raw.decode().removesuffix("\n").removesuffix("\r")
+        text = raw.decode().removesuffix("\n").removesuffix("\r")
+        return text.removeprefix("\ufeff") if number == 1 else text
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}:{number}: no UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}; convert the file "
@@ -46,7 +52,7 @@ class Lines:
                     except DataError as error:
                         self._bad_lines.report(error)
                         continue
-                    yield text.removeprefix("\ufeff") if self.number == 1 else text
+                    yield text
         except OSError as error:
             raise unreadable(self._key, self.path, error) from error
 
@@ -57,18 +63,21 @@ class IndexedLines:
     def __init__(self, key: str, path: Path) -> None:
         """Find where the lines begin; raise DataError for a file that is missing, unreadable or empty."""
         self.path = path
+        digest, bounds, size = hashlib.sha256(), [np.zeros(1, np.int64)], 0
         try:
-            size = path.stat().st_size
-            if size == 0:
-                raise DataError(f"{key}: {path} is empty")
             with path.open("rb") as file:
-                self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            ends = np.flatnonzero(np.memmap(path, np.uint8, mode="r") == NEWLINE) + 1
+                while block := file.read(BLOCK):
+                    digest.update(block)
+                    bounds.append(np.flatnonzero(np.frombuffer(block, np.uint8) == NEWLINE) + (size + 1))
+                    size += len(block)
         except OSError as error:
             raise unreadable(key, path, error) from error
-        if not len(ends) or ends[-1] != size:
-            ends = np.append(ends, size)  # the last line has no end of its own
-        self._bounds = np.concatenate([[0], ends])
+        if size == 0:
+            raise DataError(f"{key}: {path} is empty")
+        self.sha256 = digest.hexdigest()
+        self._bounds = np.concatenate(bounds)
+        if self._bounds[-1] != size:
+            self._bounds = np.append(self._bounds, size)  # the last line has no end of its own
 
     def __len__(self) -> int:
         return len(self._bounds) - 1

@@ -1,13 +1,16 @@
 """The user's parallel text: two layouts read line by line, tokenisers from files, and lines that cannot be used."""
 
+import hashlib
 import pickle
+import tracemalloc
 
 import pytest
 import torch
 
 from mptrain.data.expected import expected_spec
+from mptrain.data.text import lines
 from mptrain.data.text.configs import ParallelConfig
-from mptrain.data.text.parallel import parallel
+from mptrain.data.text.parallel import Pairs, parallel
 from mptrain.data.tokenizers import train_bpe
 from mptrain.errors import DataError
 from mptrain.interfaces import BOS, EOS, PAD
@@ -55,6 +58,37 @@ def test_the_spec_is_what_was_expected(tmp_path):
     # So few texts have fewer merges than asked for.
     assert [each.shape for each in expected.inputs] == [each.shape for each in found.inputs] == [(16,), (16,)]
     assert (expected.kind, expected.num_outputs) == (found.kind, 300)
+
+
+@pytest.mark.parametrize("block", [1, 5, 2**24])
+def test_lines_are_found_however_much_is_searched_at_a_time(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(lines, "BLOCK", block)
+    path = tmp_path / "text"
+    for content in ("one\n\nthree\r\nvier ä", "one\ntwo\n", "\n", "one"):
+        path.write_bytes(content.encode())
+        found = lines.IndexedLines("data.train", path)
+        assert [found[i] for i in range(len(found))] == content.splitlines()
+        assert found.sha256 == hashlib.sha256(content.encode()).hexdigest()
+
+
+def test_a_file_is_not_held_whole_while_its_lines_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "BLOCK", 2**16)
+    (tmp_path / "text").write_bytes((b"x" * 1023 + b"\n") * 4096)
+    tracemalloc.start()
+    try:
+        assert len(lines.IndexedLines("data.train", tmp_path / "text")) == 4096
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    train = write(tmp_path)
+    for path in tmp_path.glob("train.*"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert Pairs("data.train", train, ParallelConfig(name="parallel", train="", test="", source="en", target="de"))[
+        0
+    ] == ("a house", "ein haus")
 
 
 @pytest.mark.parametrize("tsv", [False, True])
