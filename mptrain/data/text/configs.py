@@ -5,15 +5,22 @@ Owns: the defaults. Must not: import torch, or know how anything is read.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from mptrain.config.schema import DataConfig
 from mptrain.config.section import PositiveInt
+
+Tokens = Annotated[int, Field(ge=2)]
+"""At least one beside the special token that begins or ends every text."""
 
 
 class _TokensConfig(DataConfig):
     """What data cut into tokens share."""
 
-    max_tokens: PositiveInt = 128
-    """Tokens of one sample; longer texts are cut, shorter ones padded."""
+    max_tokens: Tokens = 128
+    """Tokens of one sample, special ones among them; longer texts are cut, shorter ones padded."""
     vocab_size: PositiveInt = 4096
     """Tokens of the byte-level BPE learned from the training texts."""
 
@@ -34,7 +41,7 @@ class CmudictConfig(DataConfig):
 class BibleConfig(_TokensConfig):
     """English to Spanish verses."""
 
-    max_tokens: PositiveInt = 64
+    max_tokens: Tokens = 64
     """Tokens of one verse; longer ones are cut, shorter ones padded."""
 
 

@@ -25,6 +25,11 @@ def verses():
     return bible_en_es(BibleConfig(name="bible_en_es", vocab_size=1024))
 
 
+def test_a_text_needs_a_token_beside_the_special_one():
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        ShakespeareGenreConfig(name="shakespeare_genre", max_tokens=1)
+
+
 def texts(codec, rows):
     return [codec.decode(row.tolist()) for row in rows]
 
