@@ -1,21 +1,70 @@
-"""Writes that survive a power cut: the two calls that every atomic write is made of.
+"""Writes that survive a power cut: the calls that every atomic write is made of.
 
-Owns: fsync. Must not: know what is written, or word errors.
+Owns: fsync, and the checksum of what was handed to the disk. Must not: know what is written, or word errors. Every
+call to the system is one of `os`, so that a test can cut the power at each of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class SyncedFile:
+    """A new file, on the disk when its context ends well; knows the size and SHA-256 of what it was given.
+
+    The checksum is of the bytes that were meant to be written: one taken from the file would also bless what a bad
+    disk made of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sha256 = hashlib.sha256()
+        self.size = 0
+
+    def __enter__(self) -> SyncedFile:
+        self._descriptor = os.open(
+            self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666
+        )
+        return self
+
+    def write(self, content: Any) -> int:
+        """Write all of `content` (bytes, or what can be viewed as such) and return its length."""
+        view = memoryview(content).cast("B")
+        self._sha256.update(view)
+        written = 0
+        while written < len(view):
+            written += os.write(self._descriptor, view[written:])
+        self.size += written
+        return written
+
+    def flush(self) -> None:
+        """Do nothing: nothing is held back."""
+
+    @property
+    def sha256(self) -> str:
+        """The checksum of what was written so far, in hex."""
+        return self._sha256.hexdigest()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
 
 
 def write_synced(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a file and wait until it is on the disk; raise OSError as the system does."""
-    with path.open("wb") as file:
-        file.writelines(chunks)
-        file.flush()
-        os.fsync(file.fileno())
+    with SyncedFile(path) as file:
+        for chunk in chunks:
+            file.write(chunk)
 
 
 def sync_folder(folder: Path) -> None:
