@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, Strict, ValidationInfo, model_validator
+from pydantic import Field, SerializeAsAny, Strict, ValidationInfo, create_model, model_validator
 from pydantic.functional_validators import BeforeValidator
 
 from mptrain.config.precision import PrecisionConfig
-from mptrain.config.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from mptrain.config.section import Duration, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 FaultKind = Literal["inf_grad", "nan_loss", "nan_input", "oom", "sigterm"]
 
@@ -104,6 +104,8 @@ class TrainConfig(Section):
     """Applied optimizer steps; give this or epochs."""
     stop_at_step: PositiveInt | None = None
     """Stop after this many applied steps though the schedule is longer (the command line's --max-steps)."""
+    max_time: Duration | None = None
+    """Stop after this long, e.g. 30m: finish the step, save, exit 0; counted from the start of each process."""
     accumulate: PositiveInt = 1
     """Micro-batches per optimizer step; gradients are the mean over all its samples (or the sum: task.reduction)."""
     clip_norm: PositiveFloat | None = None
@@ -134,7 +136,12 @@ class TrainConfig(Section):
         return self
 
 
-class CheckpointConfig(Section):
+# `async` is a word of Python's own, which no class body can declare.
+_ASYNC = "Write checkpoints beside training: it waits only while the state is copied off the device."
+_Async = create_model("_Async", __base__=Section, **{"async": (bool, Field(default=False, description=_ASYNC))})  # type: ignore[call-overload]
+
+
+class CheckpointConfig(_Async):
     """When to save, and what to keep."""
 
     every: PositiveInt | None = None
@@ -145,6 +152,11 @@ class CheckpointConfig(Section):
     """Also keep the one with the best main metric."""
     enabled: bool = True
     """false writes no checkpoint at all."""
+
+    @property
+    def in_background(self) -> bool:
+        """`checkpoint.async`."""
+        return bool(getattr(self, "async"))
 
 
 class LogConfig(Section):

@@ -14,6 +14,10 @@ from mptrain.precision.policy import PrecisionPolicy
 from mptrain.trainer.predictions import OnBatch, ignore
 
 
+class CutShort(Exception):
+    """Raised by `on_batch` to leave an evaluation before its end."""
+
+
 def evaluate(
     model: nn.Module,
     task: Task,

@@ -14,7 +14,7 @@ import math
 import time
 from collections import deque
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -30,7 +30,7 @@ from mptrain.trainer.best import Best
 from mptrain.trainer.build import Run, enter_phase
 from mptrain.trainer.data_watch import DataWatch
 from mptrain.trainer.divergence import explained, require_finite_weights
-from mptrain.trainer.evaluate import evaluate
+from mptrain.trainer.evaluate import CutShort, evaluate
 from mptrain.trainer.ledger import Ledger
 from mptrain.trainer.memory import reset_peak_memory
 from mptrain.trainer.numerics import Sample
@@ -39,10 +39,13 @@ from mptrain.trainer.pace import Pace
 from mptrain.trainer.position import Position, windows
 from mptrain.trainer.progress_report import progress_of
 from mptrain.trainer.randomness import random_state, restore_random_state
+from mptrain.trainer.saving import SaveNews, SavePoint, make_saver
 from mptrain.trainer.signals import StopRequest
 from mptrain.trainer.state import parts_state, restore_parts
 from mptrain.trainer.step import TrainStep
 
+EndedBy = Literal["steps", "stop_at_step", "early_stop", "max_time"]
+"""The length that the config gives, a stop before it, patience that is spent, or the time budget."""
 _LIVE_SECONDS = 0.25
 _ATTEMPTS_IN_ONE_COPY = 10
 
@@ -50,10 +53,14 @@ _ATTEMPTS_IN_ONE_COPY = 10
 class Trainer:
     """Trains a built run to its end; `restore` first to resume."""
 
-    def __init__(self, run: Run, reporter: Reporter, store: CheckpointStore | None = None) -> None:
+    def __init__(
+        self, run: Run, reporter: Reporter, store: CheckpointStore | None = None, *, began: float | None = None
+    ) -> None:
         self.run = run
         self.reporter = reporter
-        self.store = store
+        self.saver = make_saver(store, in_background=run.config.checkpoint.in_background)
+        self.ended_by: EndedBy | None = None
+        """Why training stopped without an error; None before that."""
         self.position = Position()
         self.best = Best()
         self.metrics: dict[str, float] = {}
@@ -73,9 +80,10 @@ class Trainer:
         self._samples_in_flight: deque[int] = deque()
         self._launched = 0
         self._evaluated_at = self._saved_at = -1
-        self._saved: tuple[int, float | None] | None = None
         self._began = self._shown = time.perf_counter()
-        self._stop_early = False
+        budget = run.config.train.max_time
+        self._deadline = math.inf if budget is None else (self._began if began is None else began) + budget
+        self._stop = StopRequest()
         stop_at = run.config.train.stop_at_step
         self.target = min(run.total_steps, stop_at) if stop_at else run.total_steps
 
@@ -85,18 +93,23 @@ class Trainer:
         self.run.parts.model.train()
         self._began = time.perf_counter()
         self._watch_data()
-        with StopRequest() as self._stop:
+        with self._stop:
             self.pace.restart()
             try:
                 self._train()
             except DivergedError as error:
                 raise explained(error, self.run, self.ledger.counts.applied) from None
-            if self._evaluated_at != self.ledger.steps_done:
+            if self.ended_by != "max_time" and self._evaluated_at != self.ledger.steps_done:
                 self._evaluate()
-            self._save()
-        self.summary = self._summarize()
+            if self._stop.requested and self._evaluated_at != self.ledger.steps_done:
+                self._preempt(self._stop.requested)
+            self._save_at_the_end()
+        if self.ended_by != "max_time":
+            self.summary = self._summarize()
 
     def _train(self) -> None:
+        if self.ledger.steps_done and self._evaluation_is_due():
+            self._evaluate()  # it was cut short when the run was stopped
         while not self._is_finished():
             self._epoch()
         self._settle()
@@ -170,6 +183,7 @@ class Trainer:
         if completed := self._log.completed():
             self._take_in(completed)
         self._watch_data()
+        self._tell(self.saver.news())
         if self._evaluation_is_due():
             self._evaluate()
         if self._is_finished():
@@ -178,6 +192,9 @@ class Trainer:
             self._save()
         if self._stop.requested:
             self._preempt(self._stop.requested)
+        if time.perf_counter() >= self._deadline:
+            self._end_in_time()
+            return True
         if self._phase_is_over():
             self._enter_phase()
         return False
@@ -189,12 +206,14 @@ class Trainer:
         return self.ledger.steps_done >= self.run.phase_end
 
     def _is_finished(self) -> bool:
-        if self._stop_early:
+        if self.ended_by is not None:
             return True
         if self._optimistic_steps() < self.target:
             return False
         self._settle()
-        return self.ledger.steps_done >= self.target
+        if self.ledger.steps_done >= self.target:
+            self.ended_by = "steps" if self.target == self.run.total_steps else "stop_at_step"
+        return self.ended_by is not None
 
     def _evaluation_is_due(self) -> bool:
         train = self.run.config.train
@@ -274,8 +293,15 @@ class Trainer:
         self._pause()
         run, parts = self.run, self.run.parts
         began = time.perf_counter()
-        with parts.evaluated_weights():
-            self.metrics = evaluate(parts.model, parts.task, run.eval_batches, parts.policy, run.device)
+        try:
+            with parts.evaluated_weights():
+                metrics = evaluate(parts.model, parts.task, run.eval_batches, parts.policy, run.device, self._cut_short)
+        except CutShort:
+            if not self._stop.requested:
+                self._end_in_time()
+            self.pace.restart()
+            return
+        self.metrics = metrics
         self._watch_data()
         applied = self.ledger.counts.applied
         self._evaluated_at = self.ledger.steps_done
@@ -298,31 +324,39 @@ class Trainer:
         )
         if improved and run.config.checkpoint.best:
             self._save()
-        self._stop_early = self._patience_is_spent()
-        if early and self._stop_early:
+        if early and self._patience_is_spent():
+            self.ended_by = "early_stop"
             self._event("early_stop", f"no improvement in {early.patience} evaluations: stopping", {})
         self.pace.restart()
+
+    def _cut_short(self, outputs: Any, batch: Batch) -> None:
+        """Leave an evaluation whose end a stop cannot wait for; the resumed run begins it anew."""
+        if self._stop.requested or time.perf_counter() >= self._deadline:
+            raise CutShort
 
     def _patience_is_spent(self) -> bool:
         early = self.run.config.train.early_stop
         return early is not None and self.best.without_improvement >= early.patience
 
     def _save(self) -> None:
-        if self.store is None:
-            return
         self._pause()
-        counts, score = self.ledger.counts, self._score()
-        if self._saved != (counts.attempted, score):
-            self._saved, self._saved_at = (counts.attempted, score), self.ledger.steps_done
-            checkpoint = self.store.save(
-                self.state(),
-                step=self.ledger.steps_done,
-                applied_steps=counts.applied,
-                attempted_steps=counts.attempted,
-                score=score,
-            )
-            self._event("checkpoint", f"saved {checkpoint.path.name}", {"path": checkpoint.path.name})
+        self._saved_at = self.ledger.steps_done
+        self._tell(self.saver.save(self.state, self._save_point()))
         self.pace.restart()
+
+    def _save_at_the_end(self) -> None:
+        """Save and wait for it; raise where the run's last state is not on the disk."""
+        self._save()
+        self._tell(self.saver.finish())
+        self.saver.require_saved()
+
+    def _save_point(self) -> SavePoint:
+        counts = self.ledger.counts
+        return SavePoint(self.ledger.steps_done, counts.applied, counts.attempted, self._score())
+
+    def _tell(self, news: list[SaveNews]) -> None:
+        for each in news:
+            self._event(*each)
 
     def _score(self) -> float | None:
         """Return the main metric, larger is better, where it was measured at this very step."""
@@ -342,9 +376,17 @@ class Trainer:
         self._settle()
         self._close_log_window()
         self._event("preempted", f"{signal_name}: stopping after this step", {"signal": signal_name})
-        self._save()
+        self._save_at_the_end()
         applied = self.ledger.counts.applied
         raise Preempted(f"stopped by {signal_name} after {applied} applied steps; go on with --resume auto")
+
+    def _end_in_time(self) -> None:
+        self._settle()
+        self._close_log_window()
+        self.ended_by = "max_time"
+        applied = self.ledger.counts.applied
+        said = f"train.max_time is over after {applied} applied steps; go on with --resume auto"
+        self._event("max_time", said, {"max_time": self.run.config.train.max_time})
 
     def _event(self, kind: str, message: str, data: dict[str, Any]) -> None:
         counts = self.ledger.counts
@@ -389,9 +431,10 @@ class Trainer:
         self.numerics.load_state_dict(loop["numerics"])
         self.data_watch.take_over(loop["skipped_files"])
         self._evaluated_at, self._saved_at = loop["evaluated_at"], done
-        self._saved = (counts.attempted, self._score())
+        self.saver.take_over(self._save_point())
         self._launched = counts.attempted
-        self._stop_early = self._patience_is_spent()
+        if self._patience_is_spent():
+            self.ended_by = "early_stop"
         restore_random_state(loop["random"], self.run.device)
         if change:
             self.ledger.enter_precision(self.run.in_force.mode, self.run.parts.scaler.min_scale)

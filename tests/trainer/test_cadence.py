@@ -18,8 +18,8 @@ def evaluated_at(made: Trainer) -> list[int]:
     return [evaluation.applied_steps for evaluation in made.reporter.evaluations]
 
 
-def scores_set_to(made: Trainer, values: list[float]) -> Trainer:
-    """Let the evaluations of `made` give these accuracies in turn."""
+def scores_set_to(made: Trainer, values: list[float], store: CheckpointStore | None = None) -> Trainer:
+    """Let the evaluations of `made` give these accuracies in turn, in a trainer that saves into `store`."""
     given, real = iter(values), made.run.parts.task
 
     class Scripted(type(real)):
@@ -33,7 +33,7 @@ def scores_set_to(made: Trainer, values: list[float]) -> Trainer:
             return metrics
 
     run = replace(made.run, parts=replace(made.run.parts, task=Scripted()))
-    return Trainer(run, Recorder(), made.store)
+    return Trainer(run, Recorder(), store)
 
 
 def test_evaluates_every_n_applied_steps_once_each_however_many_are_skipped():
@@ -55,7 +55,7 @@ def test_steps_and_epochs_that_meet_are_evaluated_once():
 def test_a_save_at_the_end_of_an_epoch_knows_the_evaluation_made_there(tmp_path):
     store = CheckpointStore(tmp_path, keep_last=9, keep_best=True)
     made = trainer({"train": {"max_steps": 36, "eval_every_epochs": 1}, "checkpoint": {"every": 12}}, store)
-    made = scores_set_to(made, [0.9, 0.8, 0.7])
+    made = scores_set_to(made, [0.9, 0.8, 0.7], store)
     made.fit()
     assert [(c.step, c.score) for c in store.complete()] == [(12, 0.9), (24, 0.8), (36, 0.7)]
     assert store.best().step == 12
@@ -75,7 +75,7 @@ def test_an_improvement_below_min_delta_is_saved_as_best_and_does_not_spare_pati
     store = CheckpointStore(tmp_path, keep_last=1, keep_best=True)
     early_stop = {"patience": 3, "min_delta": 0.05}
     made = trainer({"train": {"max_steps": 60, "eval_every_steps": 5, "early_stop": early_stop}}, store)
-    made = scores_set_to(made, [0.50, 0.51, 0.52, 0.51, 0.9])
+    made = scores_set_to(made, [0.50, 0.51, 0.52, 0.51, 0.9], store)
     made.fit()
     assert (made.best.value, made.best.applied_steps) == (0.52, 15)
     assert made.ledger.counts.applied == 20
@@ -101,7 +101,7 @@ def test_a_metric_that_is_not_a_number_is_never_the_best():
 def test_an_early_stopped_run_stays_stopped_when_resumed(tmp_path):
     store = CheckpointStore(tmp_path)
     changes = {"train": {"max_steps": 60, "eval_every_steps": 5, "early_stop": {"patience": 2}}}
-    made = scores_set_to(trainer(changes, store), [0.5, 0.4, 0.3])
+    made = scores_set_to(trainer(changes, store), [0.5, 0.4, 0.3], store)
     made.fit()
     assert made.ledger.counts.applied == 15
     resumed = trainer(changes, store)
