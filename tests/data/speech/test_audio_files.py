@@ -146,6 +146,11 @@ def test_a_wav_folder_is_pictures_of_one_length(folders: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+def test_a_hidden_folder_is_no_class(folders: Path) -> None:
+    (folders / "train" / ".cache").mkdir()
+    assert build("wav_folder", folders).spec.class_names == ("no", "yes")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -165,8 +170,9 @@ def test_an_empty_class_can_be_left_out(folders: Path) -> None:
         path.unlink()
     splits = build("wav_folder", folders, on_error="skip")
     assert [path.split(" holds")[0].endswith("train/no") for path in splits.bad_files.reasons] == [True]
-    assert [len(splits.train), len(splits.test)] == [3, 6]
-    assert splits.train.dataset[0][1] == 1  # type: ignore[union-attr]
+    assert (splits.spec.class_names, splits.spec.num_outputs) == (("yes",), 1)
+    assert [len(splits.train), len(splits.test)] == [3, 3]
+    assert splits.test.dataset[0][1] == 0  # type: ignore[union-attr]
 
 
 def test_a_corpus_is_recordings_and_letters(corpus: Path) -> None:
