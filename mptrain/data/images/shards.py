@@ -45,7 +45,8 @@ class ShardImages(Dataset[tuple[Tensor, int]]):
         self._paths, self._transform = paths, transform
         # Arrays: a million tuples would be copied into every loader process as their reference counts change.
         self.index = np.array(images, dtype=np.int64).reshape(-1, len(_Image._fields))
-        self._names = np.array([name.encode() for name in names])
+        # For messages only. A name that is no UTF-8 comes from tarfile with surrogates in it.
+        self._names = np.array([name.encode(errors="backslashreplace") for name in names])
 
     def __len__(self) -> int:
         return len(self.index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def test_a_damaged_image_is_named_with_its_shard(tmp_path: Path) -> None:
     write_tar(tmp_path / "test-001.tar", [*sample(1), ("000007.png", png(7)[:60]), ("000007.cls", b"3")])
     with pytest.raises(DataError, match=r"test-001\.tar: 000007\.png cannot be decoded"):
         list(make_eval_loader(build(tmp_path).test, config(tmp_path), device=CPU))
+
+
+def test_names_that_are_no_utf8_are_only_names(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    members = [("caf\xe9.png", png(7)), ("caf\xe9.cls", b"3"), ("th\xe9.png", png(7)[:60]), ("th\xe9.cls", b"3")]
+    write_tar(tmp_path / "test-001.tar", members, format=tarfile.GNU_FORMAT, encoding="latin-1")
+    test = build(tmp_path).test
+    assert test.dataset[4][1] == 3  # type: ignore[union-attr]
+    with pytest.raises(DataError, match=r"test-001\.tar: th\\udce9\.png cannot be decoded"):
+        test.dataset[5]  # type: ignore[union-attr]
 
 
 BAD_SAMPLES = {
