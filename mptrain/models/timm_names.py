@@ -15,7 +15,7 @@ from torch import nn
 from mptrain.errors import CapabilityError, ConfigError, DataError, first_line
 from mptrain.interfaces import DataSpec
 from mptrain.models.image_shape import image_shape
-from mptrain.models.weights import is_download, load_weights
+from mptrain.models.weights import is_download, is_outline, load_weights
 
 if TYPE_CHECKING:
     from mptrain.models.configs import TimmConfig
@@ -57,7 +57,7 @@ def build_timm(config: TimmConfig, spec: DataSpec) -> nn.Module:
             f"model.weights: '{config.weights}' is no file, and {config.name} has no such weights; give {PRETRAINED}, "
             f"and choose the weights in the name: {choices}"
         )
-    return _pretrained(timm, config, options)
+    return model if is_outline(model) else _pretrained(timm, config, options)
 
 
 def _import_timm(name: str) -> ModuleType:

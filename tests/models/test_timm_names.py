@@ -96,6 +96,14 @@ def test_a_download_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "\n" not in str(caught.value)
 
 
+def test_a_plan_downloads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with torch.device("meta"):
+        model = build("timm/resnet10t", DataSpec((3, 32, 32), 5), weights="DEFAULT")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
 def test_a_missing_timm_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['timm'] = None\n"
