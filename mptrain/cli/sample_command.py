@@ -9,6 +9,7 @@ import typer
 from mptrain.cli.config_commands import Overrides
 from mptrain.cli.output import print_json, stdout_kept_for_json
 from mptrain.cli.run_commands import AsJson, Best, RunDirectory
+from mptrain.errors import CapabilityError
 
 
 def sample(
@@ -22,7 +23,9 @@ def sample(
         float, typer.Option(min=0, help="Below 1 keeps to probable tokens; 0 always takes the most probable one.")
     ] = 0.8,
     top_k: Annotated[int | None, typer.Option(min=1, help="Choose among this many most probable tokens.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choices; the same seed writes the same text.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**64 - 1, help="Seed of the choices; the same seed writes the same text.")
+    ] = 0,
     best: Best = False,
     as_json: AsJson = False,
 ) -> None:
@@ -35,4 +38,15 @@ def sample(
     if as_json:
         print_json({"schema": 1, "status": "ok", "exit_code": 0, "error": None, **result})
     else:
-        print(f"{result['prompt']}{result['text']}")
+        _print_text(f"{result['prompt']}{result['text']}")
+
+
+def _print_text(text: str) -> None:
+    """Print `text`; raise CapabilityError where standard output has no such characters."""
+    try:
+        print(text)
+    except UnicodeEncodeError as error:
+        raise CapabilityError(
+            f"standard output is {error.encoding}, which cannot write {error.object[error.start]!a}; set "
+            "PYTHONIOENCODING=utf-8, or use --json"
+        ) from error

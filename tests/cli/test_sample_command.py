@@ -1,6 +1,8 @@
 """`mptrain sample` through the real command line: text of a trained model, the same by the same seed; refusals."""
 
+import io
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,8 @@ def test_a_padded_vocabulary_is_never_written(here, capsys):
         (["--temperature", "-1"], "--temperature"),
         (["--tokens", "0"], "--tokens"),
         (["--top-k", "0"], "--top-k"),
+        (["--seed", "-1"], "--seed"),
+        (["--seed", str(2**64)], "--seed"),
     ],
 )
 def test_what_cannot_be_is_refused(trained, capsys, arguments, text):
@@ -91,6 +95,15 @@ def test_what_cannot_be_is_refused(trained, capsys, arguments, text):
     captured = capsys.readouterr()
     assert text in captured.err
     assert captured.out == ""
+
+
+def test_text_that_standard_output_has_no_characters_for(trained, capsys, monkeypatch):
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", ascii_only)
+    assert mptrain(["sample", trained, "--prompt", "é", "--tokens", "1"]) == 4
+    assert (
+        "error: standard output is ascii, which cannot write '\\xe9'; set PYTHONIOENCODING" in capsys.readouterr().err
+    )
 
 
 def test_a_run_that_writes_no_text_is_refused(here, capsys):
