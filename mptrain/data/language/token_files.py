@@ -6,6 +6,7 @@ Owns: opening them. Must not: read them whole, or unpickle anything.
 from __future__ import annotations
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ def _mapped(key: str, path: Path, dtype: str) -> NDArray[Any]:
             ids = np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r")
     except OSError as error:
         raise DataError(f"{key}: {path.absolute()} cannot be read ({error.strerror or first_line(error)})") from error
-    except (ValueError, EOFError) as error:  # an empty file, half a number at its end, a damaged .npy header
+    # An empty file, half a number at its end, a damaged .npy header.
+    except (ValueError, EOFError, TokenError) as error:
         raise DataError(f"{key}: {path} holds no row of tokens: {first_line(error)}") from error
     if not isinstance(ids, np.memmap) or ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise DataError(f"{key}: {path} must hold one row of whole numbers")

@@ -9,6 +9,7 @@ import hashlib
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def _read(path: Path) -> dict[str, Array]:
                 raise DataError(f"data.path: {path} lacks {', '.join(missing)}; it has {found}")
             return {key: content[key] for key in KEYS}
     # What zipfile and numpy raise on damaged bytes, on objects that would need pickle, and on absurd shapes.
-    except (OSError, ValueError, KeyError, EOFError, SyntaxError, MemoryError) as error:
+    except (OSError, ValueError, KeyError, EOFError, SyntaxError, TokenError, MemoryError) as error:
         raise DataError(f"data.path: {path} cannot be read as .npz arrays: {first_line(error)}") from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise DataError(f"data.path: {path} is no .npz file or damaged: {first_line(error)}") from error
@@ -87,9 +88,14 @@ def _check_inputs(path: Path, split: str, inputs: Array, like: Array) -> None:
         raise DataError(f"{where} are {inputs.dtype}, train_inputs {like.dtype}; make them equal")
     if inputs.dtype != np.uint8 and inputs.dtype.kind != "f":
         raise DataError(f"{where} are {inputs.dtype}; save them as uint8 or float32")
-    if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
-        count = int((~np.isfinite(inputs)).sum())
-        raise DataError(f"{where} hold {count} values that are NaN or infinite; clean them first")
+    if inputs.dtype.kind == "f" and (count := _num_not_finite(inputs)):
+        raise DataError(f"{where} hold {count} values that are NaN or infinite in FP32; clean or scale them first")
+
+
+def _num_not_finite(values: Array) -> int:
+    """Return how many floats are not finite as FP32, in which they are held; FP64 has larger ones."""
+    with np.errstate(over="ignore"):
+        return int((~np.isfinite(values.astype(np.float32, copy=False))).sum())
 
 
 def _check_count(path: Path, split: str, inputs: Array, targets: Array) -> None:
@@ -111,8 +117,8 @@ def _kind(path: Path, split: str, targets: Array) -> str:
             raise DataError(
                 f"{where} are floats of shape {targets.shape}; regression targets have shape (N,) or (N, width)"
             )
-        if not np.isfinite(targets).all():
-            raise DataError(f"{where} hold values that are NaN or infinite; clean them first")
+        if count := _num_not_finite(targets):
+            raise DataError(f"{where} hold {count} values that are NaN or infinite in FP32; clean or scale them first")
         return "regression"
     raise DataError(f"{where} are {targets.dtype}; save class labels as integers, regression targets as floats")
 

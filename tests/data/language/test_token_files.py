@@ -80,6 +80,8 @@ def damaged(folder, name):
         (folder / name).write_bytes(b"")
     elif name == "cut.npy":
         (folder / name).write_bytes((folder / "train.npy").read_bytes()[:500])
+    elif name == "odd header.npy":
+        (folder / name).write_bytes((folder / "train.npy").read_bytes()[:128].replace(b"}", b"(") + bytes(400))
     elif name == "text.npy":
         (folder / name).write_text("tokens")
     elif name == "table.npy":
@@ -100,6 +102,7 @@ def damaged(folder, name):
         ("half a number.bin", "data.train: half a number.bin holds no row of tokens"),
         ("empty.bin", "data.train: empty.bin holds no row of tokens"),
         ("cut.npy", "data.train: cut.npy holds no row of tokens"),
+        ("odd header.npy", "data.train: odd header.npy holds no row of tokens"),
         ("text.npy", "data.train: text.npy holds no row of tokens"),
         ("table.npy", "data.train: table.npy must hold one row of whole numbers"),
         ("reals.npy", "data.train: reals.npy must hold one row of whole numbers"),

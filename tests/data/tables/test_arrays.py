@@ -78,6 +78,8 @@ def test_fortran_order_and_compression_are_read(tmp_path: Path) -> None:
 
 NAN = GOOD["train_inputs"].copy()
 NAN[3, 1] = np.nan
+HUGE = np.ones((12, 3))
+HUGE[3, 1] = 1e39
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,8 @@ NAN[3, 1] = np.nan
     [
         ({"test_targets": None}, "lacks test_targets"),
         ({"train_inputs": NAN}, "train_inputs hold 1 values that are NaN or infinite"),
+        ({"train_inputs": HUGE, "test_inputs": HUGE}, "train_inputs hold 1 values that are NaN or infinite in FP32"),
+        ({"train_targets": HUGE, "test_targets": HUGE[:6]}, "train_targets hold 1 values that are NaN or infinite"),
         ({"train_inputs": np.zeros((0, 3), np.float32)}, "at least one sample"),
         ({"train_inputs": np.zeros(12, np.float32)}, r"shape \(12,\)"),
         ({"train_inputs": np.zeros((12, 3), np.int32)}, "int32; save them as uint8 or float32"),
@@ -135,6 +139,15 @@ def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path
                 item, content.replace(b"(12, 3), }   ", b"(9999999, 3)}") if "train_inputs" in item else content
             )
     with pytest.raises(DataError, match=r"liar\.npz cannot be read"):
+        build(path)
+
+
+def test_a_header_that_is_no_python_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "odd.npz"
+    with zipfile.ZipFile(saved(tmp_path)) as good, zipfile.ZipFile(path, "w") as bad:
+        for item in good.namelist():
+            bad.writestr(item, good.read(item).replace(b"}", b"("))
+    with pytest.raises(DataError, match=r"odd\.npz cannot be read"):
         build(path)
 
 
