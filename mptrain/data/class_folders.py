@@ -48,8 +48,8 @@ def _class_names(folder: Path, kind: str) -> list[str]:
     """Return the names of the classes in order; hidden folders are none."""
     if not folder.is_dir():
         raise DataError(
-            f"data.root: there is no folder {folder.absolute()}; give a folder for training and one for test, each with "
-            f"one folder of {kind} per class"
+            f"data.root: there is no folder {folder.absolute()}; give a folder for training and one for test, each "
+            f"with one folder of {kind} per class"
         )
     names = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     if not names:
