@@ -66,7 +66,7 @@ def image_splits(
     bad_files: BadFiles,
 ) -> DataSplits:
     """Return the splits; a batch of images (N, 3, H, W) is padded with the mean colour."""
-    fill = tuple(min(255, max(0, round(255 * mean))) for mean in config.mean)
+    fill = tuple(round(255 * mean) for mean in config.mean)
     collate, normalize = PaddedBatch(fill, config.pad_multiple), Normalize(config.mean, config.std)
     train_split, test_split = (
         Streamed(BoxedImages(images, config, mirror=images is train), collate, normalize) for images in (train, test)

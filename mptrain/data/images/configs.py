@@ -12,9 +12,11 @@ from pydantic import Field, Strict
 from mptrain.config.schema import DataConfig
 from mptrain.config.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
-Grey = Annotated[tuple[float], Strict(False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+# Of pixels in 0..1: a mean in 0..255, as some publish it, is refused and not subtracted.
+Grey = Annotated[tuple[Share], Strict(False)]
 GreyStd = Annotated[tuple[PositiveFloat], Strict(False)]
-Colour = Annotated[tuple[float, float, float], Strict(False)]
+Colour = Annotated[tuple[Share, Share, Share], Strict(False)]
 ColourStd = Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], Strict(False)]
 
 
@@ -25,7 +27,7 @@ class StrongAugmentConfig(Section):
     """Operations of RandAugment on each image; 0: none, 2 in torchvision's recipes."""
     rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
     """Strength of RandAugment's operations."""
-    erase: Annotated[float, Field(ge=0, le=1)] = 0.0
+    erase: Share = 0.0
     """Probability that a random rectangle of an image is filled with the mean pixel value (random erasing)."""
     mixup_alpha: NonNegativeFloat = 0.0
     """Mix each image and its target with another's, by a share drawn from Beta(alpha, alpha); 0: never."""

@@ -47,7 +47,9 @@ def test_augmentation_is_of_the_training_split_only() -> None:
     assert plain.augments is False
 
 
-@pytest.mark.parametrize("bad", [{"mean": [0.1, 0.2]}, {"std": [0.0]}, {"augment": {"crop_padding": -1}}])
+@pytest.mark.parametrize(
+    "bad", [{"mean": [0.1, 0.2]}, {"mean": [73.0]}, {"std": [0.0]}, {"augment": {"crop_padding": -1}}]
+)
 def test_bad_options_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         build("fashion_mnist_12k", **bad)
