@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from mptrain.data.images.configs import ShardsConfig
 from mptrain.data.images.decode import decode_image
 from mptrain.data.images.streamed import eval_transform, test_split, train_split, train_transform
+from mptrain.data.overlap import check_apart
 from mptrain.data.tar_shards import Extent, TarSample, read_member, shard_paths, tar_samples
 from mptrain.errors import DataError, first_line
 from mptrain.interfaces import BadFiles, DataSpec, DataSplits
@@ -64,11 +65,13 @@ def image_shards(config: ShardsConfig) -> DataSplits:
     """Return the training and test shards.
 
     Raises DataError for shards that are missing, damaged or empty, and for samples without an image or a class of
-    0 .. num_classes - 1 (which data.on_error=skip leaves out).
+    0 .. num_classes - 1 (which data.on_error=skip leaves out), ConfigError for a test shard that is also for training.
     """
     bad_files = BadFiles(config.on_error)
-    train = _indexed("data.train", config.train, config, train_transform(config), bad_files)
-    test = _indexed("data.test", config.test, config, eval_transform(config), bad_files)
+    train_paths, test_paths = shard_paths("data.train", config.train), shard_paths("data.test", config.test)
+    check_apart(train_paths, test_paths)
+    train = _indexed("data.train", train_paths, config, train_transform(config), bad_files)
+    test = _indexed("data.test", test_paths, config, eval_transform(config), bad_files)
     digest = hashlib.sha256(train.index.tobytes() + test.index.tobytes()).hexdigest()
     identity = {"name": config.name, "train": len(train), "test": len(test), "index_sha256": digest}
     spec = DataSpec((3, config.image_size, config.image_size), config.num_classes)
@@ -76,8 +79,7 @@ def image_shards(config: ShardsConfig) -> DataSplits:
     return DataSplits(spec, *splits, identity, bad_files)
 
 
-def _indexed(key: str, pattern: str, config: ShardsConfig, transform: Any, bad_files: BadFiles) -> ShardImages:
-    paths = shard_paths(key, pattern)
+def _indexed(key: str, paths: list[Path], config: ShardsConfig, transform: Any, bad_files: BadFiles) -> ShardImages:
     images: list[_Image] = []
     names: list[str] = []
     for number, path in enumerate(paths):
@@ -89,7 +91,10 @@ def _indexed(key: str, pattern: str, config: ShardsConfig, transform: Any, bad_f
         images += [image for image, _ in found]
         names += [name for _, name in found]
     if not images:
-        raise DataError(f"{key}: no sample of '{pattern}' can be used; give shards of images with their classes")
+        raise DataError(
+            f"{key}: no sample of {len(paths)} shard(s) from {paths[0]} on can be used; give shards of images with their "
+            "classes"
+        )
     return ShardImages(paths, images, names, transform)
 
 

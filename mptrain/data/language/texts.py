@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mptrain.data.bundled_files import read_bundled
 from mptrain.data.language.configs import ShakespeareConfig, TextConfig, TextFilesConfig
 from mptrain.data.language.windows import Tokens, window_splits
+from mptrain.data.overlap import check_apart
 from mptrain.data.tokenizers import Bytes, Subwords, load_tokenizer, train_bpe
 from mptrain.errors import DataError
 from mptrain.interfaces import BadFiles, DataSplits
@@ -34,11 +35,18 @@ def shakespeare(config: ShakespeareConfig) -> DataSplits:
 
 
 def text_files(config: TextFilesConfig) -> DataSplits:
-    """Return the texts of files; raise DataError naming one that is missing, empty, or no UTF-8."""
+    """Return the texts of files.
+
+    Raises DataError naming one that is missing, empty, or no UTF-8, ConfigError for a test file that is also for
+    training.
+    """
     bad_files = BadFiles(config.on_error)
-    train = _read("data.train", config.train, config.separator, bad_files)
+    train_paths = _paths(config.train)
+    train = _read("data.train", config.train, train_paths, config.separator, bad_files)
     if config.test is not None:
-        test = _read("data.test", config.test, config.separator, bad_files)
+        test_paths = _paths(config.test)
+        check_apart(train_paths, test_paths)
+        test = _read("data.test", config.test, test_paths, config.separator, bad_files)
     else:
         cut = len(train) - int(len(train) * config.test_fraction)
         train, test = train[:cut], train[cut:]
@@ -86,11 +94,17 @@ def _pieces(text: str) -> Sequence[str]:
     return pieces
 
 
-def _read(key: str, pattern: str, separator: str, bad_files: BadFiles) -> str:
-    """Return the texts of the files that `pattern` names, in the order of their names."""
+def _paths(pattern: str) -> list[Path]:
+    """Return the files that `pattern` names, in the order of their names."""
     expanded = str(Path(pattern).expanduser())
-    paths = [Path(expanded)] if Path(expanded).is_file() else sorted(map(Path, glob.glob(expanded, recursive=True)))
-    texts = [text for path in paths if path.is_file() and (text := _read_file(key, path, bad_files)) is not None]
+    if Path(expanded).is_file():
+        return [Path(expanded)]
+    return [path for path in sorted(map(Path, glob.glob(expanded, recursive=True))) if path.is_file()]
+
+
+def _read(key: str, pattern: str, paths: Sequence[Path], separator: str, bad_files: BadFiles) -> str:
+    """Return the texts of the files, which `pattern` names."""
+    texts = [text for path in paths if (text := _read_file(key, path, bad_files)) is not None]
     if not texts:
         raise DataError(f"{key}: no text in '{pattern}'; name a file, or a pattern such as texts/**/*.txt")
     return separator.join(texts)

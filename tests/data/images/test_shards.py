@@ -12,7 +12,7 @@ import torch
 import mptrain.data
 from mptrain.data.expected import expected_spec
 from mptrain.data.loading import make_eval_loader, make_train_loader
-from mptrain.errors import DataError
+from mptrain.errors import ConfigError, DataError
 from mptrain.interfaces import Batch, DataSplits
 from mptrain.registry import DATASETS
 from tests.data.shards import png, sample, write_shards, write_tar
@@ -123,6 +123,12 @@ def test_a_shard_cut_short_is_named_or_left_out_whole(tmp_path: Path) -> None:
     splits = build(tmp_path, on_error="skip")
     assert len(splits.train) == 11
     assert len(splits.bad_files.reasons) == 1
+
+
+def test_a_test_shard_that_is_also_for_training_is_refused(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.test: .*/test-000\.tar is also a training file"):
+        build(tmp_path, train=f"{tmp_path}/*.tar")
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:

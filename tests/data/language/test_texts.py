@@ -31,7 +31,8 @@ def targets(splits) -> list[int]:
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "b.txt").write_text(TEXT)
-    (tmp_path / "a.txt").write_text("Häuser, 日本 and more.\n" * 40)
+    for name in ("a.txt", "a.text"):
+        (tmp_path / name).write_text("Häuser, 日本 and more.\n" * 40)
     return tmp_path
 
 
@@ -47,13 +48,19 @@ def test_the_last_play_is_the_test_text():
 
 
 def test_files_of_a_pattern_are_joined_in_the_order_of_their_names(folder):
-    splits = text_files(train="*.txt", test="a.txt")
+    splits = text_files(train="*.txt", test="a.text")
     text = (folder / "a.txt").read_text()
     assert bytes(targets(splits)) == text.encode()[1:]
     assert splits.identity["train_tokens"] == len(f"{text}\n\n{TEXT}".encode())
-    other = text_files(train="*.txt", test="a.txt", separator="\n")
+    other = text_files(train="*.txt", test="a.text", separator="\n")
     assert other.identity["train_tokens"] == splits.identity["train_tokens"] - 1
     assert other.identity["sha256"] != splits.identity["sha256"]
+
+
+def test_a_test_text_that_is_also_for_training_is_refused_unless_it_is_all_of_it(folder):
+    with pytest.raises(ConfigError, match=r"data\.test: .*/a\.txt is also a training file; narrow the pattern"):
+        text_files(train="*.txt", test=str(folder / "a.txt"))
+    assert targets(text_files(train="a.txt", test=str(folder / "a.txt")))
 
 
 def test_without_a_test_text_the_end_of_the_other_is_kept_back(folder):
@@ -96,14 +103,14 @@ def test_invalid_utf8_is_named_with_its_place_or_left_out(folder, on_error):
     (folder / "c.txt").write_bytes("naïve ".encode("latin-1") + b"text\n" * 100)
     if on_error == "raise":
         with pytest.raises(DataError, match=r"data.train: c.txt is no UTF-8: byte 0xef at offset 2"):
-            text_files(train="*.txt", test="a.txt")
+            text_files(train="*.txt", test="a.text")
         return
-    splits = text_files(train="*.txt", test="a.txt", on_error="skip")
+    splits = text_files(train="*.txt", test="a.text", on_error="skip")
     assert list(splits.bad_files.reasons) == [
         "data.train: c.txt is no UTF-8: byte 0xef at offset 2; convert it (iconv -t utf-8), or set data.on_error=skip "
         "to leave it out"
     ]
-    assert splits.identity == text_files(train="[ab].txt", test="a.txt").identity
+    assert splits.identity == text_files(train="[ab].txt", test="a.text").identity
 
 
 @pytest.mark.parametrize(
