@@ -92,8 +92,8 @@ def _indexed(key: str, paths: list[Path], config: ShardsConfig, transform: Any, 
         names += [name for _, name in found]
     if not images:
         raise DataError(
-            f"{key}: no sample of {len(paths)} shard(s) from {paths[0]} on can be used; give shards of images with their "
-            "classes"
+            f"{key}: no sample of {len(paths)} shard(s) from {paths[0]} on can be used; give shards of images with "
+            "their classes"
         )
     return ShardImages(paths, images, names, transform)
 
