@@ -60,7 +60,7 @@ def build_hf(config: HfConfig, spec: DataSpec) -> nn.Module:
             network = auto_class.from_config(settings, trust_remote_code=False)
     except OSError as error:
         raise DataError(f"model.name: the weights of {config.name} cannot be read ({first_line(error)})") from error
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+    except Exception as error:  # a network built of what does not fit it raises anything
         raise ConfigError(
             f"model.name: transformers cannot build {config.name} for {spec.kind}: {first_line(error)}"
         ) from error
@@ -84,7 +84,7 @@ class HfNetwork(nn.Module):
         more: dict[str, Tensor] = {} if target is None else {"decoder_input_ids": target}
         if self._pad_id is not None:
             more["attention_mask"] = (ids != self._pad_id).long()
-        logits: Tensor = self.network(input_ids=ids, use_cache=False, **more).logits
+        logits: Tensor = self.network(input_ids=ids, **more).logits
         return logits
 
 
@@ -109,7 +109,12 @@ def _settings(transformers: ModuleType, config: HfConfig, source: str) -> Any:
     for key, value in config.options.items():
         if not hasattr(settings, key):
             raise ConfigError(f"model.options: {config.name} ({settings.model_type}) has no '{key}'")
-        setattr(settings, key, value)
+        try:
+            setattr(settings, key, value)
+        except Exception as error:  # what a configuration raises depends on its network and on the version
+            raise ConfigError(
+                f"model.options: {config.name} ({settings.model_type}) takes no {key}={value!r}: {' '.join(str(error).split())}"
+            ) from error
     return settings
 
 
@@ -153,6 +158,7 @@ def _fit(settings: Any, config: HfConfig, spec: DataSpec) -> None:
             f"model.options: {config.name} has {longest} positions, the data's samples have {length} tokens; lower "
             "that, or set max_position_embeddings"
         )
+    settings.use_cache = False  # not an argument: encoders of older versions take none of that name
     if spec.kind == "language_modelling":
         settings.pad_token_id = settings.bos_token_id = settings.eos_token_id = None  # no id of the data is special
     elif spec.kind == "classification":

@@ -128,6 +128,13 @@ def test_options_change_the_configuration(built):
         built("gpt2", LANGUAGE, options={"n_layers": 3})
 
 
+@pytest.mark.parametrize("options", [{"n_layer": "two"}, {"n_head": 0}, {"n_head": 5}, {"activation_function": "no"}])
+def test_options_of_no_use_are_one_line(built, options):
+    with pytest.raises(ConfigError, match=r"model\.(options|name): ") as caught:
+        built("gpt2", LANGUAGE, options=options)
+    assert "\n" not in str(caught.value)
+
+
 def test_data_that_do_not_suit_are_refused(built):
     with pytest.raises(ConfigError, match="takes tokens"):
         built("gpt2", DataSpec((3, 8, 8), 10))
