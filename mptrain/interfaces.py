@@ -210,6 +210,16 @@ class Task(Protocol):
         """Return the mean loss over the micro-batch's samples as a 0-d tensor, computed in at least FP32."""
         raise NotImplementedError
 
+    def part_of_loss(self, model: nn.Module, part: Batch, whole: Batch) -> Tensor:
+        """Return what `part`, some of the samples of the micro-batch `whole`, adds to its loss (`train.micro_batch`).
+
+        The parts add up to the loss of the whole. The default is right where that is a mean over samples; a mean over
+        anything else, such as tokens, needs its own. Must not read values.
+        """
+        loss = self.loss(model, part)
+        # What is no tensor is refused by the step, in its own words.
+        return loss * (part.size / whole.size) if hasattr(loss, "dim") else loss
+
     def blank_targets(self, inputs: Tensors) -> Tensors | None:
         """Return targets of any value for blank inputs (N, ...), on their device, so that plans can count the loss.
 
@@ -265,6 +275,15 @@ class Detector(Protocol):
 
     def detections(self, outputs: Any) -> Detections:
         """Return what was found, from the raw outputs of evaluation; may read the device."""
+        raise NotImplementedError
+
+
+@runtime_checkable
+class DetectorInParts(Detector, Protocol):
+    """A detector whose loss is normalised by what is in the whole micro-batch, and can be computed part by part."""
+
+    def part_of_loss(self, outputs: Any, objects: Tensor, whole: Tensor) -> Tensor:
+        """Return what `objects`, those of some images of the micro-batch, add to the loss of all its objects."""
         raise NotImplementedError
 
 

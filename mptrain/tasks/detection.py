@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mptrain.errors import ConfigError
-from mptrain.interfaces import Batch, Detections, Detector, Metrics, Task
+from mptrain.interfaces import Batch, Detections, Detector, DetectorInParts, Metrics, Task
 from mptrain.tasks.coco_map import Objects, average_precision
 from mptrain.tasks.outputs import class_name
 
@@ -31,6 +31,13 @@ class Detection(Task):
         """Return the detector's loss, 0-d, in FP32 or FP64; raise ConfigError for a model that is no detector."""
         detector, (objects, _) = _detector(model), batch.targets
         return detector.loss(detector(batch.inputs, objects), objects)
+
+    def part_of_loss(self, model: nn.Module, part: Batch, whole: Batch) -> Tensor:
+        """See Task; a detector that cannot tell parts from wholes has its parts weighed by their images."""
+        detector, (objects, _) = _detector(model), part.targets
+        if not isinstance(detector, DetectorInParts):
+            return super().part_of_loss(model, part, whole)
+        return detector.part_of_loss(detector(part.inputs, objects), objects, whole.targets[0])
 
     def outputs(self, model: nn.Module, batch: Batch) -> Detections:
         """Return what was found, cut to the image inside its padded canvas."""

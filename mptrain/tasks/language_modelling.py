@@ -30,6 +30,14 @@ class LanguageModelling(Task):
         logits = token_logits(forward(model, batch.inputs), batch.targets, self._vocab_size)
         return functional.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED_TOKEN)
 
+    def part_of_loss(self, model: nn.Module, part: Batch, whole: Batch) -> Tensor:
+        """See Task: the whole's mean is per token that is not ignored."""
+        logits = token_logits(forward(model, part.inputs), part.targets, self._vocab_size)
+        targets = part.targets.flatten()
+        summed = functional.cross_entropy(logits, targets, ignore_index=IGNORED_TOKEN, reduction="sum")
+        mean: Tensor = summed / (whole.targets != IGNORED_TOKEN).sum()
+        return mean
+
     def blank_targets(self, inputs: Tensor) -> Tensor:
         """Return a token to predict for each."""
         return torch.zeros_like(inputs)

@@ -40,10 +40,15 @@ class Segmentation(Task):
         0 where no pixel counts. `train.accumulate` weighs micro-batches by their samples, not by their counted pixels.
         Raises ConfigError on outputs of the wrong shape.
         """
-        main, auxiliary = _parts(forward(model, batch.inputs))
-        loss = self._cross_entropy(main, batch.targets)
+        return self.part_of_loss(model, batch, batch)
+
+    def part_of_loss(self, model: nn.Module, part: Batch, whole: Batch) -> Tensor:
+        """See Task: the whole's mean is per counted pixel."""
+        main, auxiliary = _parts(forward(model, part.inputs))
+        counted = (whole.targets != IGNORED_PIXEL).sum().clamp(min=1)
+        loss = self._cross_entropy(main, part.targets, counted)
         if auxiliary is not None:
-            loss = loss + self._aux_weight * self._cross_entropy(auxiliary, batch.targets)
+            loss = loss + self._aux_weight * self._cross_entropy(auxiliary, part.targets, counted)
         return loss
 
     def blank_targets(self, inputs: Tensor) -> Tensor:
@@ -82,9 +87,8 @@ class Segmentation(Task):
             "masks": masks,
         }
 
-    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
         _check_logits(logits, targets, self._num_classes)
-        counted = (targets != IGNORED_PIXEL).sum().clamp(min=1)
         return pixel_losses(logits, targets).sum() / counted
 
 

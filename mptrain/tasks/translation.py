@@ -66,11 +66,20 @@ class Translation(Task):
 
         A micro-batch weighs by its samples, however long they are. Raises ConfigError on outputs of a wrong shape.
         """
+        return self._cross_entropy(model, batch, "mean")
+
+    def part_of_loss(self, model: nn.Module, part: Batch, whole: Batch) -> Tensor:
+        """See Task: the whole's mean is per token that is no padding."""
+        mean: Tensor = self._cross_entropy(model, part, "sum") / (whole.targets != IGNORED_TOKEN).sum()
+        return mean
+
+    def _cross_entropy(self, model: nn.Module, batch: Batch, reduction: str) -> Tensor:
         logits = self._checked(forward(model, batch.inputs), batch)
         return functional.cross_entropy(
             at_least_fp32(logits).flatten(0, 1),
             batch.targets.flatten(),
             ignore_index=IGNORED_TOKEN,
+            reduction=reduction,
             label_smoothing=self._label_smoothing,
         )
 

@@ -87,13 +87,15 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     return shared / union - (hull - union) / hull
 
 
-def dense_loss(outputs: DenseOutputs, objects: Tensor, stride: int) -> Tensor:
+def dense_loss(outputs: DenseOutputs, objects: Tensor, stride: int, whole: Tensor | None = None) -> Tensor:
     """Return the loss of outputs in FP32 or FP64, 0-d; objects (N, boxes, 6).
 
-    Normalised by the locations on objects in the whole micro-batch, the field's convention, not image by image.
+    Normalised by the locations on objects in the whole micro-batch, the field's convention, not image by image. Of
+    some of its images only, `whole` are all its objects.
     """
     target = assign(outputs.locations, objects, stride)
-    count = target.positive.sum().clamp(min=1)
+    everywhere = target if whole is None else assign(outputs.locations, whole, stride)
+    count = everywhere.positive.sum().clamp(min=1)
     wanted = (torch.arange(outputs.logits.shape[2], device=objects.device) == target.classes.unsqueeze(2)) & (
         target.positive.unsqueeze(2)
     )
@@ -106,5 +108,5 @@ def dense_loss(outputs: DenseOutputs, objects: Tensor, stride: int) -> Tensor:
     centreness = functional.binary_cross_entropy_with_logits(
         outputs.centreness, target.centreness, weight=target.positive.to(outputs.centreness.dtype), reduction="sum"
     )
-    mean: Tensor = (focal + centreness) / count + distance.sum() / target.centreness.sum().clamp(min=1e-6)
+    mean: Tensor = (focal + centreness) / count + distance.sum() / everywhere.centreness.sum().clamp(min=1e-6)
     return mean

@@ -80,6 +80,10 @@ class SmallFcos(nn.Module):
         """Return the mean loss over the locations on objects, 0-d, in FP32 or FP64."""
         return dense_loss(DenseOutputs(*map(at_least_fp32, outputs)), objects, STRIDE)
 
+    def part_of_loss(self, outputs: DenseOutputs, objects: Tensor, whole: Tensor) -> Tensor:
+        """Return what some images add to the mean loss over the locations on all the objects of `whole`, 0-d."""
+        return dense_loss(DenseOutputs(*map(at_least_fp32, outputs)), objects, STRIDE, whole)
+
     def detections(self, outputs: DenseOutputs) -> Detections:
         """Return the best boxes of each image after non-maximum suppression within each class."""
         outputs = DenseOutputs(*map(at_least_fp32, outputs))
