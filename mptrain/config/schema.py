@@ -60,6 +60,11 @@ class DataConfig(EntryConfig):
     """Loader processes for data that is not cached."""
     cache: Literal["auto", "device", "none"] = "auto"
     """Keep the data on the device (auto: when it is in memory and small enough); none uses loader workers."""
+    read_timeout: NonNegativeFloat = 600.0
+    """Seconds to wait for a loader process to read a batch before the run ends (exit 6); 0 waits for ever.
+
+    With num_workers 0 the run reads by itself, and a read that hangs cannot be seen.
+    """
     on_error: Literal["raise", "skip"] = "raise"
     """What a file that cannot be used does: end the run (exit 6), or be left out, reported and counted."""
 
@@ -108,6 +113,14 @@ class TrainConfig(Section):
     """Stop after this long, e.g. 30m: finish the step, save, exit 0; counted from the start of each process."""
     accumulate: PositiveInt = 1
     """Micro-batches per optimizer step; gradients are the mean over all its samples (or the sum: task.reduction)."""
+    micro_batch: PositiveInt | Literal["auto"] | None = None
+    """Samples computed on at a time: each batch of data.batch_size is cut into pieces of at most so many.
+
+    The gradient stays that of the whole batch, up to rounding: only memory and speed change. auto begins with whole
+    batches and halves whenever memory runs out in forward or backward, also in mid-run. BatchNorm normalises over
+    pieces, dropout draws otherwise; torchvision's fcos, ssd and Faster R-CNN normalise their loss by what is in a
+    piece. null cuts nothing.
+    """
     clip_norm: PositiveFloat | None = None
     """Clip the total gradient norm (after unscaling) to this."""
     clip_value: PositiveFloat | None = None
@@ -128,6 +141,8 @@ class TrainConfig(Section):
     """Stop (exit 3) after this many skipped steps in a row."""
     max_nonfinite_losses: PositiveInt = 3
     """Stop (exit 3) after this many non-finite losses in a row; no loss scale can cure them."""
+    max_zero_gradients: PositiveInt | None = 50
+    """Stop (exit 3) after this many steps in a row whose gradients are all exactly 0: nothing is learned; null never."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

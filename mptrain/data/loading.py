@@ -75,6 +75,7 @@ def make_train_loader(
         num_workers=config.num_workers,
         channels_last=channels_last,
         bad_files=bad_files or BadFiles(config.on_error),
+        read_timeout=config.read_timeout,
     )
 
 
@@ -102,6 +103,7 @@ def make_eval_loader(
         num_workers=config.num_workers,
         channels_last=channels_last,
         bad_files=bad_files or BadFiles(config.on_error),
+        read_timeout=config.read_timeout,
     )
 
 

@@ -116,6 +116,13 @@ def loader_died(error: BaseException) -> DataError:
     )
 
 
+def _hangs(seconds: float) -> DataError:
+    return DataError(
+        f"data.read_timeout: no batch came from the loader processes for {seconds:g} s; see whether the files' disk or "
+        "network answers, raise data.read_timeout, or set it to 0 to wait for ever"
+    )
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -123,7 +130,14 @@ def _as_it_is(batch: Any) -> Any:
 class _Reader:
     """Loader processes that turn keys into batches on the device."""
 
-    def __init__(self, split: InMemory | Streamed, num_workers: int, device: torch.device, bad_files: BadFiles) -> None:
+    def __init__(
+        self,
+        split: InMemory | Streamed,
+        num_workers: int,
+        device: torch.device,
+        bad_files: BadFiles,
+        read_timeout: float,
+    ) -> None:
         self._keys, self._device, self._bad_files = _Keys(), device, bad_files
         self.left_out: set[int] = set()
         """The samples of this pass that could not be read."""
@@ -132,6 +146,7 @@ class _Reader:
             batch_size=None,
             sampler=self._keys,
             num_workers=num_workers,
+            timeout=read_timeout if num_workers else 0,
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
             worker_init_fn=_leave_to_main,
@@ -167,6 +182,10 @@ class _Reader:
             if not self._loader.num_workers or _IN_WORKER in str(error):
                 raise
             raise loader_died(error) from error  # in the middle of handing over a batch
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+            raise _hangs(self._loader.timeout) from error
 
 
 def _one_ahead(batches: Iterable[Batch | None], device: torch.device) -> Iterator[Batch | None]:
@@ -212,9 +231,10 @@ class WorkerTrainLoader:
         num_workers: int,
         channels_last: bool,
         bad_files: BadFiles,
+        read_timeout: float = 0,
     ) -> None:
         self._order, self._channels_last = order, channels_last
-        self._reader = _Reader(split, num_workers, device, bad_files)
+        self._reader = _Reader(split, num_workers, device, bad_files, read_timeout)
         self._transform = split.transform
         self._generator = torch.Generator(device) if split.augments else None
 
@@ -256,10 +276,11 @@ class WorkerEvalLoader:
         num_workers: int,
         channels_last: bool,
         bad_files: BadFiles,
+        read_timeout: float = 0,
     ) -> None:
         self._keys = _keys(torch.arange(samples.start, samples.stop), batch_size, None) if samples else []
         self._channels_last = channels_last
-        self._reader = _Reader(split, num_workers, device, bad_files)
+        self._reader = _Reader(split, num_workers, device, bad_files, read_timeout)
         self._transform = split.transform
         self.left_out: Set[int] = self._reader.left_out
 

@@ -39,6 +39,8 @@ class Counts:
     consecutive_skips: int = 0
     consecutive_nonfinite_losses: int = 0
     consecutive_at_floor: int = 0
+    consecutive_zero_gradients: int = 0
+    """Attempts whose loss is finite and whose witness (`Outcome`) was exactly 0."""
 
 
 @dataclass
@@ -73,6 +75,12 @@ class Ledger:
         overflowed = bool(self.last.skipped) and math.isfinite(self.last.loss)
         return self._on_skip == "retry" and self._min_scale is not None and overflowed
 
+    @property
+    def gradients_seem_gone(self) -> bool:
+        """Whether so many witnesses in a row were 0 that it is worth a look at all gradients."""
+        limit = self._config.max_zero_gradients
+        return limit is not None and self.counts.consecutive_zero_gradients >= limit
+
     def enter_precision(self, mode: str, min_scale: float | None) -> None:
         """Count under another precision; `min_scale` is None where its loss scale cannot move.
 
@@ -93,6 +101,8 @@ class Ledger:
         previous, self.last = self.last, outcome
         if outcome.loss_scale != previous.loss_scale and not math.isnan(previous.loss_scale):
             yield self._scale_change(previous.loss_scale, outcome.loss_scale)
+        is_zero = outcome.witness == 0 and math.isfinite(outcome.loss) and not outcome.skipped
+        counts.consecutive_zero_gradients = counts.consecutive_zero_gradients + 1 if is_zero else 0
         if not outcome.skipped:
             counts.applied += 1
             counts.consecutive_skips = counts.consecutive_nonfinite_losses = counts.consecutive_at_floor = 0
@@ -133,8 +143,7 @@ class Ledger:
 
     def _give_up_if_hopeless(self) -> None:
         counts, config = self.counts, self._config
-        scale = f"loss scale {self.last.loss_scale:g}" if self._scales(self.last) else "no loss scaling"
-        at = f"attempted step {counts.attempted} ({counts.applied} applied, {scale})"
+        at = self.at_in_words()
         if counts.consecutive_nonfinite_losses >= config.max_nonfinite_losses:
             wider = f", or use precision={self._bf16}, whose range is FP32's" if self._bf16 else ""
             raise DivergedError(
@@ -153,6 +162,11 @@ class Ledger:
                 f"{self._history_in_words()}; weights are those of the last good step; {self._remedy()}, or raise "
                 "train.max_consecutive_skips if this is expected"
             )
+
+    def at_in_words(self) -> str:
+        """Return how far the run has come, e.g. `attempted step 8 (5 applied, loss scale 65536)`."""
+        scale = f"loss scale {self.last.loss_scale:g}" if self._scales(self.last) else "no loss scaling"
+        return f"attempted step {self.counts.attempted} ({self.counts.applied} applied, {scale})"
 
     def _history_in_words(self) -> str:
         """Return e.g. `; loss scale 65536 -> 32768 at step 12 -> 16384 at step 13`, the middle left out where long."""

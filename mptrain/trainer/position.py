@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mptrain.interfaces import Batch
 
@@ -14,6 +15,15 @@ class Position:
 
     epoch: int = 0
     micro_batch: int = 0
+
+
+class WindowPlace(NamedTuple):
+    """Where the micro-batches of one step come from."""
+
+    epoch: int
+    micro_batch: int
+    """The first one's index in the epoch."""
+    length: int
 
 
 def windows(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
