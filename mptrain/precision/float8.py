@@ -183,6 +183,13 @@ def replace_layers(model: nn.Module, names: Collection[str], make: Callable[[nn.
             model.set_submodule(name, made[module])
 
 
+def row_multiple(mode: Mode) -> int:
+    """Return what the rows that a layer in `mode` sees must be a multiple of."""
+    if mode.name != "fp8" or mode.gemm is None or mode.gemm.high_precision_grad_weight:
+        return 1
+    return _MULTIPLES["fp8"]
+
+
 def check_rows(
     model: nn.Module, names: Collection[str], mode: Mode, inputs: Tensors, batch_sizes: Collection[int]
 ) -> None:
@@ -193,9 +200,9 @@ def check_rows(
     it; call under the policy's autocast. MXFP8 and NVFP4 layers pad rows by themselves; rowwise_with_gw_hp multiplies
     the weight's gradient in high precision.
     """
-    if mode.name != "fp8" or mode.gemm is None or mode.gemm.high_precision_grad_weight:
+    multiple = row_multiple(mode)
+    if multiple == 1:
         return
-    multiple = _MULTIPLES["fp8"]
     problems = []
     for size in sorted(set(batch_sizes), reverse=True):
         try:

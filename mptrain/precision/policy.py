@@ -40,6 +40,8 @@ class PrecisionPolicy:
         self.plan = Plan(mode, self.emulated, (), {}, {})
         self._autocast_dtype = DTYPES[mode.computed] if mode.autocast else None
         self._emulations: list[Fp32Accumulation | Tf32Products] = []
+        self.batch_multiple = 1
+        """What parts of a micro-batch must be multiples of: FP8's products over rows want whole tiles of them."""
 
     def apply_global_settings(self) -> None:
         """Set what torch keeps per process: TF32, and no fast path of encoders.
@@ -105,6 +107,7 @@ class PrecisionPolicy:
         for operands, layers in by_mode.items():
             capability.require(operands.name, self.device)
             float8.check_rows(model, layers, operands, inputs, batch_sizes)
+            self.batch_multiple = max(self.batch_multiple, float8.row_multiple(operands))
         for operands, layers in by_mode.items():
             if operands.name == "fp8":
                 float8.convert(model, layers, self.config.fp8.recipe)

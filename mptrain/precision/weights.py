@@ -62,8 +62,11 @@ class WeightStore:
         """Return the gradient of the window so far: what the loss scaler checks, unscales and clips."""
         return param.grad
 
+    def sum_gradients(self) -> None:
+        """Expect several backwards in a step from now on: low gradients are summed in FP32 where they can be."""
+
     def collect_gradients(self, *, first: bool) -> None:
-        """Take up the gradients of a micro-batch, the window's `first` or a later one, after its backward."""
+        """Take up the gradients of a backward, the step's `first` or a later one."""
 
     def model_state(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the model's state with the most precise copy of every weight, so that any precision can go on."""
@@ -112,12 +115,14 @@ class _LowWeights(WeightStore):
 
 
 class MasterWeights(_LowWeights):
-    """FP32 masters; the gradients of several micro-batches are summed in FP32, as Megatron-LM's `main_grad` is."""
+    """FP32 masters; the gradients of several backwards are summed in FP32, as Megatron-LM's `main_grad` is."""
 
     def __init__(self, params: Mapping[str, nn.Parameter], *, accumulate: int) -> None:
         super().__init__(params, [nn.Parameter(param.detach().float()) for param in params.values()])
-        self._sums = {p: torch.zeros_like(p, dtype=torch.float32) for p in self._params} if accumulate > 1 else {}
+        self._sums: dict[nn.Parameter, Tensor] = {}
         self._summed: set[nn.Parameter] = set()
+        if accumulate > 1:
+            self.sum_gradients()
 
     def wrap(self, optimizer: SkippingOptimizer, scaler: LossScaler) -> SkippingOptimizer:
         """See WeightStore."""
@@ -136,6 +141,11 @@ class MasterWeights(_LowWeights):
         if param not in self._sums:
             return param.grad
         return self._sums[param] if param in self._summed else None
+
+    def sum_gradients(self) -> None:
+        """See WeightStore; 4 bytes a weight."""
+        if not self._sums:
+            self._sums = {p: torch.zeros_like(p, dtype=torch.float32) for p in self._params}
 
     @torch.no_grad()
     def collect_gradients(self, *, first: bool) -> None:

@@ -47,6 +47,7 @@ from mptrain.trainer.materials import (
     with_outputs,
 )
 from mptrain.trainer.memory_plan import HeldBytes, planned_bytes
+from mptrain.trainer.micro_batch import norm_notices
 from mptrain.trainer.numerics import make_sampler
 from mptrain.trainer.phases import phase_ends, precision_at, precisions
 from mptrain.trainer.step import StepParts
@@ -162,7 +163,7 @@ def _in_precision(
     policy.apply_global_settings()
     initial = dict(model.state_dict())
     with fitting(spec, config):
-        policy.prepare(model, blank(spec, policy, torch.device("cpu")), batch_sizes(config.data, num_train))
+        policy.prepare(model, blank(spec, policy, torch.device("cpu")), batch_sizes(config, num_train))
     model = model.to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -177,7 +178,10 @@ def _in_precision(
         "in_force": policy.in_force(precision.mode),
         "phase_end": phase_end,
         "memory": planned_bytes(config, model, policy),
-        "notices": tuple(policy.notices(model, parts.optimizer.param_groups[0], compiled=config.train.compile)),
+        "notices": (
+            *policy.notices(model, parts.optimizer.param_groups[0], compiled=config.train.compile),
+            *norm_notices(config, model),
+        ),
     }
 
 

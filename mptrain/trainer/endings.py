@@ -9,8 +9,6 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from mptrain.data.workers import loader_died
 from mptrain.errors import (
     CapabilityError,
@@ -22,17 +20,22 @@ from mptrain.errors import (
     first_line,
     one_line,
 )
+from mptrain.trainer.build import Run
+from mptrain.trainer.out_of_memory import out_of_memory, ran_out_of_memory
 from mptrain.trainer.signals import StoppedBySignal
 
-_SMALLER_STEP = "lower data.batch_size and raise train.accumulate by the same factor, or use precision=bf16"
+_SMALLER_STEP = "set train.micro_batch=auto, lower data.batch_size, or use precision=bf16"
 _SMALLER_RUN = "use a smaller model or dataset, or a smaller data.batch_size"
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _TORCH_CANNOT_WRITE = ("PytorchStreamWriter failed", "iostream error")
 
 
-def ending_of(error: BaseException, *, training: bool) -> MptrainError | None:
-    """Return the error as an ending with an exit code, or None for a bug; `training`: everything had been built."""
+def ending_of(error: BaseException, *, training: bool, run: Run | None = None) -> MptrainError | None:
+    """Return the error as an ending with an exit code, or None for a bug.
+
+    `training`: everything had been built; `run`, where it is known, tells what was in use when memory ran out.
+    """
     if isinstance(error, MptrainError):
         return error
     if isinstance(error, KeyboardInterrupt):
@@ -40,8 +43,9 @@ def ending_of(error: BaseException, *, training: bool) -> MptrainError | None:
     if isinstance(error, StoppedBySignal):
         return Preempted(f"stopped by {error} before the first step; nothing is lost, start it again")
     text = str(error)
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if out_of_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
+    if ran_out_of_memory(error):
+        if run is not None:
+            return out_of_memory(error, run)
         return OutOfMemoryError(f"out of memory ({first_line(error)}); {_SMALLER_STEP if training else _SMALLER_RUN}")
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return loader_died(error)
@@ -61,7 +65,7 @@ def ending_of(error: BaseException, *, training: bool) -> MptrainError | None:
     if isinstance(error, ValueError) and "Expected more than 1 value per channel" in text:
         return ConfigError(
             "data.batch_size: the model normalises over the batch, and a micro-batch had one sample; raise "
-            "data.batch_size, or set data.drop_last=true if it was the last of an epoch"
+            "data.batch_size (or train.micro_batch), or set data.drop_last=true if it was the last of an epoch"
         )
     return None
 

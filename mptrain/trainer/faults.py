@@ -48,14 +48,14 @@ class PlantedFaults(NoFaults):
             self._at[attempt].append(what)
         self.planned = tuple(f"{what} at {attempt}" for what, attempt in sorted(plan, key=lambda p: p[1]))
         self._now: tuple[FaultKind, ...] = ()
+        self._oom_left = 0
 
     def begin(self, attempt: int) -> tuple[FaultKind, ...]:
-        """Start an attempt; `oom` and `sigterm` happen here."""
+        """Start an attempt; `sigterm` happens here."""
         self._now = tuple(self._at.get(attempt, ()))
+        self._oom_left = self._now.count("oom")
         if "sigterm" in self._now:
             os.kill(os.getpid(), signal.SIGTERM)
-        if "oom" in self._now:
-            raise torch.OutOfMemoryError("planted by debug.plant")
         return self._now
 
     def on_batch(self, batch: Batch) -> Batch:
@@ -68,7 +68,10 @@ class PlantedFaults(NoFaults):
         return batch._replace(inputs=map_tensors(_nan_like, batch.inputs))
 
     def on_loss(self, loss: Tensor) -> Tensor:
-        """Make the loss NaN."""
+        """Make the loss NaN; run out of memory, once for each time it is planted: the attempt may be made again."""
+        if self._oom_left:
+            self._oom_left -= 1
+            raise torch.OutOfMemoryError("planted by debug.plant")
         return loss * float("nan") if "nan_loss" in self._now else loss
 
     def on_gradients(self, gradients: Iterable[Tensor]) -> None:

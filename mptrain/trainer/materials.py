@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from mptrain.catalog import REGISTRIES
-from mptrain.config.schema import DataConfig, EntryConfig, ModelConfig, RunConfig
+from mptrain.config.schema import EntryConfig, ModelConfig, RunConfig
 from mptrain.data.loading import check_labels
 from mptrain.errors import ConfigError, first_line
 from mptrain.interfaces import BadFiles, DataSpec, DataSplits, Task, Tensors, forward
 from mptrain.precision.policy import PrecisionPolicy
+from mptrain.trainer.micro_batch import piece_sizes
+from mptrain.trainer.out_of_memory import ran_out_of_memory
 from mptrain.trainer.randomness import seed_everything
 
 T = TypeVar("T")
@@ -124,16 +126,14 @@ def blank(spec: DataSpec, policy: PrecisionPolicy, device: torch.device, num_sam
     return policy.convert_input(made if len(made) > 1 else made[0])
 
 
-def batch_sizes(config: DataConfig, num_train: int | None) -> set[int]:
-    """Return the sizes that training micro-batches have: the full one's, and the last one's where it is kept.
+def batch_sizes(config: RunConfig, num_train: int | None) -> set[int]:
+    """Return the sizes that are computed on: of training's micro-batches and the last one, or of their pieces.
 
     Without the number of training samples, the full one's only.
     """
-    if num_train is None:
-        return {config.batch_size}
-    size = min(config.batch_size, num_train)
-    rest = num_train % size
-    return {size, rest} if rest and not config.drop_last else {size}
+    size = min(config.data.batch_size, num_train or config.data.batch_size)
+    rest = 0 if num_train is None or config.data.drop_last else num_train % size
+    return piece_sizes({size, rest} - {0}, config.train.micro_batch)
 
 
 def probe(model: nn.Module, spec: DataSpec, policy: PrecisionPolicy, config: RunConfig) -> None:
@@ -151,7 +151,7 @@ def fitting(spec: DataSpec, config: RunConfig) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if ran_out_of_memory(error):
             raise
         raise ConfigError(
             f"model: '{config.model.name}' does not take this data's samples of shape {spec.input_shape} "

@@ -52,7 +52,8 @@ def planned_bytes(config: RunConfig, model: nn.Module, policy: PrecisionPolicy) 
     wide_low, pure = 4 * _elements(low), policy.mode.pure
     per_weight, per_parameter = _optimizer_state(config)
     state = sum(int(per_weight * p.numel() * _state_itemsize(p, pure=pure)) + per_parameter for p in trained)
-    summed_apart = policy.mode.master and config.train.accumulate > 1
+    is_cut = isinstance(config.train.micro_batch, int) and config.train.micro_batch < config.data.batch_size
+    summed_apart = policy.mode.master and (config.train.accumulate > 1 or is_cut)
     return HeldBytes(
         weights=_bytes(model.parameters()),
         gradients=_bytes(trained) + (wide_low - _bytes(low) if summed_apart else 0),

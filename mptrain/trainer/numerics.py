@@ -48,6 +48,9 @@ class NoNumerics:
     def begin(self, attempt: int) -> None:
         """Start attempted step `attempt` (from 1)."""
 
+    def start_over(self) -> None:
+        """Forget what was counted of this attempt's backwards: it is attempted again."""
+
     def counting(self) -> AbstractContextManager[None]:
         """Return the context for a backward: its products are counted where that is possible and due."""
         return nullcontext()
@@ -95,6 +98,10 @@ class NumericsSampler(NoNumerics):
         """See NoNumerics."""
         self._attempt, self._due = attempt, attempt % self._every == 0
         self._weights.measure_next = self._due
+        self.start_over()
+
+    def start_over(self) -> None:
+        """See NoNumerics."""
         if self._due and self._products is not None:
             self._products.reset_underflow_counts()
 

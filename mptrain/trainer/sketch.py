@@ -42,6 +42,7 @@ from mptrain.trainer.materials import (
     with_outputs,
 )
 from mptrain.trainer.memory_plan import HeldBytes, planned_bytes, probe_optimizer
+from mptrain.trainer.micro_batch import norm_notices
 from mptrain.trainer.phases import phase_ends, precisions
 
 
@@ -153,7 +154,7 @@ def _phase(known: _Known, precision: PrecisionConfig, until_step: int | None) ->
     policy.apply_global_settings()
     model = _network(config, spec)
     with fitting(spec, config):
-        policy.prepare(model, blank(spec, policy, torch.device("cpu")), batch_sizes(config.data, known.num_train))
+        policy.prepare(model, blank(spec, policy, torch.device("cpu")), batch_sizes(config, known.num_train))
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     kinds = {get_mode(phase.mode).loss_scale for phase in config.precision.phases if phase.mode != "auto"}
@@ -167,7 +168,11 @@ def _phase(known: _Known, precision: PrecisionConfig, until_step: int | None) ->
         until_step=until_step,
         memory=planned_bytes(config, model, policy),
         activations=activations,
-        notices=(*policy.notices(model, settings, compiled=config.train.compile), *unknown),
+        notices=(
+            *policy.notices(model, settings, compiled=config.train.compile),
+            *norm_notices(config, model),
+            *unknown,
+        ),
     )
 
 
@@ -178,7 +183,7 @@ def _activations(known: _Known, policy: PrecisionPolicy, model: nn.Module) -> tu
     where the model does not take the data's samples.
     """
     config, spec = known.config, known.spec
-    size = min(config.data.batch_size, known.num_train or config.data.batch_size)
+    size = max(batch_sizes(config, known.num_train))
     channels_last = config.train.channels_last
     try:
         return activation_bytes(model, known.task, spec, policy, batch_size=size, channels_last=channels_last), ()
