@@ -112,8 +112,9 @@ def _settings(transformers: ModuleType, config: HfConfig, source: str) -> Any:
         try:
             setattr(settings, key, value)
         except Exception as error:  # what a configuration raises depends on its network and on the version
+            reason = " ".join(str(error).split())
             raise ConfigError(
-                f"model.options: {config.name} ({settings.model_type}) takes no {key}={value!r}: {' '.join(str(error).split())}"
+                f"model.options: {config.name} ({settings.model_type}) takes no {key}={value!r}: {reason}"
             ) from error
     return settings
 
