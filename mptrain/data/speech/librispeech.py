@@ -98,6 +98,9 @@ def _utterances(subset: Path, bad_files: BadFiles, *, any_text: bool) -> Utteran
     for transcript in sorted(subset.glob("*/*/*.trans.txt")):
         for name, text in _lines(transcript, bad_files):
             stem = transcript.parent / name
+            if stem in transcribed:
+                bad_files.report(DataError(f"data.root: {transcript} names {name} a second time; remove one line"))
+                continue
             transcribed.add(stem)
             odd = "" if any_text else "".join(sorted(set(text) - set(ALPHABET)))
             if stem not in recordings:

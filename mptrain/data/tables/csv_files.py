@@ -171,6 +171,15 @@ def _split(config: CsvConfig, table: Table) -> tuple[Table, Table]:
 
 
 def _scale(train: Table, name: str) -> tuple[float, float]:
-    """Return a column's mean and standard deviation; 1 in place of 0, where it never changes."""
+    """Return a column's mean and standard deviation; 1 in place of 0, where it never changes.
+
+    Raises DataError for numbers whose squares FP64 cannot add up.
+    """
     values = torch.tensor([float(text) for text in train.column(name)], dtype=torch.float64)
-    return float(values.mean()), float(values.std(correction=0)) or 1.0
+    mean, std = float(values.mean()), float(values.std(correction=0)) or 1.0
+    if not (math.isfinite(mean) and math.isfinite(std)):
+        raise DataError(
+            f"{train.path}: column '{name}' has numbers up to {float(values.abs().max()):g}, too large for a standard "
+            "deviation; scale it, or list it under data.ignore"
+        )
+    return mean, std

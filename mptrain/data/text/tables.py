@@ -131,4 +131,11 @@ def _json_row(place: str, line: str, config: TextTableConfig) -> Row:
         raise DataError(
             f"{place}: '{config.label}' must be a string or a whole number, and is {shorten(json.dumps(label))}"
         )
-    return Row(place, text, str(label))
+    row = Row(place, text, str(label))
+    try:
+        f"{row.text}{row.label}".encode()
+    except UnicodeEncodeError as error:  # JSON can spell what UTF-8 cannot
+        raise DataError(
+            f"{place}: holds half of a surrogate pair, {error.object[error.start]!a}; correct it"
+        ) from error
+    return row

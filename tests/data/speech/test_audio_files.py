@@ -210,6 +210,8 @@ def spoil(corpus: Path, kind: str) -> None:
         (chapter / "19-198-1.flac").unlink()
     elif kind == "no transcript":
         transcript.write_text("19-198-0 ONE TWO\n", encoding="utf-8")
+    elif kind == "twice":
+        transcript.write_text("19-198-0 ONE TWO\n19-198-0 SIX\n19-198-1 IT'S THREE\n", encoding="utf-8")
     elif kind == "odd letters":
         transcript.write_text("19-198-0 ONE TWO\n19-198-1 CAFÉ 3\n", encoding="utf-8")
     else:
@@ -221,6 +223,7 @@ def spoil(corpus: Path, kind: str) -> None:
     [
         ("no recording", r"19-198\.trans\.txt names 19-198-1, which has no recording", 1),
         ("no transcript", r"19-198-1\.flac has no line", 1),
+        ("twice", r"19-198\.trans\.txt names 19-198-0 a second time", 2),
         ("odd letters", r"19-198\.trans\.txt: 19-198-1 has characters .*'3é'", 1),
         ("no UTF-8", r"19-198\.trans\.txt cannot be read as UTF-8", 0),
     ],

@@ -85,6 +85,11 @@ BAD_CELL = CARS.replace("1030", "1030kg")
         (CARS.replace('3",1030', "3,1030"), {}, r"cars\.csv:\d+: "),
         ("", {}, r"cars\.csv:1: 0 column\(s\)"),
         ("name,price,price\n1,2,3\n", {}, "several columns are called 'price'"),
+        (
+            CARS.replace("1030", "1.7e308"),
+            {"test_fraction": 0.1, "seed": 1},
+            "'weight' has numbers up to 1.7e\\+308, too",
+        ),
         ("weight,price\n", {"ignore": []}, "no training row can be used"),
         ("weight,price\n1,2\n", {"ignore": []}, "no test row can be used"),
         ("word,price\n" + "".join(f"w{i},1\n" for i in range(1001)), {"ignore": []}, "'word' has 1001 different words"),

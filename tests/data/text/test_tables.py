@@ -60,8 +60,11 @@ BAD = {
     ".tsv": (b"text\tlabel\ngood\ta\n\xffx\ta\nx\nfine\tb\n", ["t.tsv:3: no UTF-8", "t.tsv:4: 1 value(s)"]),
     ".jsonl": (
         b'{"text": "good", "label": "a"}\n{"text": \n[1]\n{"text": 3, "label": "a"}\n{"text": "x", "label": 0.5}\n'
-        b'{"text": "fine", "label": "b"}\n',
-        ["t.jsonl:2: no JSON", "t.jsonl:3: a JSON object", "t.jsonl:4: 'text' must", "t.jsonl:5: 'label' must"],
+        b'{"text": "half \\ud800", "label": "a"}\n{"text": "fine", "label": "b"}\n',
+        [
+            *("t.jsonl:2: no JSON", "t.jsonl:3: a JSON object", "t.jsonl:4: 'text' must", "t.jsonl:5: 'label' must"),
+            "t.jsonl:6: holds half of a surrogate pair, '\\ud800'",
+        ],
     ),
 }
 
