@@ -60,7 +60,7 @@ class Classification(Task):
         ]
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        check_outputs(logits, len(targets), self._num_classes, exact=False)
+        check_outputs(logits, len(targets), self._num_classes)
         logits = at_least_fp32(logits)
         if targets.dim() == 2:
             targets = functional.pad(targets, (0, logits.shape[1] - targets.shape[1])).to(logits.dtype)
@@ -80,7 +80,7 @@ class ClassificationMetrics:
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Add one batch of logits (N, classes)."""
-        check_outputs(outputs, len(batch.targets), self._num_classes, exact=False)
+        check_outputs(outputs, len(batch.targets), self._num_classes)
         logits = at_least_fp32(outputs)
         self._samples += len(batch.targets)
         self._loss += functional.cross_entropy(logits, batch.targets, reduction="none").double().sum()

@@ -103,5 +103,5 @@ def token_logits(outputs: Any, targets: Tensor, vocab_size: int) -> Tensor:
     """Return outputs (N, T, vocabulary or more) as (N * T, ...) in FP32 or FP64; raise ConfigError on another shape."""
     if isinstance(outputs, Tensor) and outputs.dim() == 3 and outputs.shape[:2] == targets.shape:
         outputs = outputs.flatten(0, 1)
-    check_outputs(outputs, targets.numel(), vocab_size, exact=False)
+    check_outputs(outputs, targets.numel(), vocab_size)
     return at_least_fp32(outputs)

@@ -13,15 +13,13 @@ from torch import Tensor
 from mptrain.errors import ConfigError
 
 
-def check_outputs(outputs: Any, num_samples: int, num_outputs: int, *, exact: bool) -> None:
-    """Raise ConfigError unless outputs are (num_samples, num_outputs), or wider where not `exact`; reads no values."""
-    if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[0] == num_samples:
-        width = outputs.shape[1]
-        if width == num_outputs or (width > num_outputs and not exact):
-            return
-    more = "" if exact else " or more"
+def check_outputs(outputs: Any, num_samples: int, num_outputs: int) -> None:
+    """Raise ConfigError unless outputs are (num_samples, num_outputs or more); reads no values."""
+    is_table = isinstance(outputs, Tensor) and outputs.dim() == 2
+    if is_table and outputs.shape[0] == num_samples and outputs.shape[1] >= num_outputs:
+        return
     raise ConfigError(
-        f"model: its output is {_described(outputs)}, the task needs ({num_samples}, {num_outputs}{more}); "
+        f"model: its output is {_described(outputs)}, the task needs ({num_samples}, {num_outputs} or more); "
         "check model.num_classes and the model's last layer"
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mptrain.interfaces import Batch, DataSplits, InMemory, Metrics, Task, at_least_fp32
-from mptrain.tasks.outputs import check_outputs
+from mptrain.tasks.outputs import checked_shape
 
 MAX_FEATURES = 256
 """A least-squares solution of more features takes too long for a summary."""
@@ -32,9 +32,7 @@ class Regression(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean squared error, 0-d, in FP32 or FP64; raise ConfigError on outputs of the wrong shape."""
-        outputs = model(batch.inputs)
-        check_outputs(outputs, len(batch.targets), self._width, exact=True)
-        outputs = at_least_fp32(outputs)
+        outputs = at_least_fp32(_checked(model(batch.inputs), batch))
         return functional.mse_loss(outputs, batch.targets.to(outputs.dtype))
 
     def blank_targets(self, inputs: Tensor) -> Tensor:
@@ -71,6 +69,11 @@ class Regression(Task):
         return report
 
 
+def _checked(outputs: Any, batch: Batch) -> Tensor:
+    """Return outputs of the targets' shape (N, width); raise ConfigError for others, which would be broadcast."""
+    return checked_shape(outputs, tuple(batch.targets.shape), "; check model.num_classes and the model's last layer")
+
+
 def _only_linear(model: nn.Module) -> nn.Linear | None:
     """Return the model's linear layer if it holds all of the model's parameters, else None."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -91,7 +94,7 @@ class RegressionMetrics:
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
         """Add one batch of outputs (N, width)."""
-        check_outputs(outputs, len(batch.targets), self._width, exact=True)
+        _checked(outputs, batch)
         targets = batch.targets.double()
         self._samples += len(targets)
         if self._origin is None:

@@ -204,9 +204,13 @@ def test_outputs_of_the_wrong_shape_are_one_line(outputs: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_regression_outputs_must_match_exactly() -> None:
-    with pytest.raises(ConfigError, match=r"shape \(8, 2\), the task needs \(8, 1\)"):
-        build("regression", 1).loss(Fixed(torch.zeros(8, 2)), Batch(torch.zeros(8, 4), torch.zeros(8, 1)))
+@pytest.mark.parametrize("width", [1, 2])
+def test_regression_outputs_have_the_shape_of_the_targets(width: int) -> None:
+    """With `model.num_classes=2` the task is built for a width of 2; the targets still have one."""
+    task, outputs, batch = build("regression", width), torch.zeros(8, 2), Batch(torch.zeros(8, 4), torch.zeros(8, 1))
+    for refused in (lambda: task.loss(Fixed(outputs), batch), lambda: task.metrics(CPU).update(outputs, batch)):
+        with pytest.raises(ConfigError, match=r"shape \(8, 2\), the task needs \(8, 1\); check model.num_classes"):
+            refused()
 
 
 @pytest.mark.parametrize(("name", "kind"), [("classification", "regression"), ("regression", "classification")])
