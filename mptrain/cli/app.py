@@ -17,7 +17,15 @@ from typing import Annotated
 import typer
 
 from mptrain import __version__
-from mptrain.cli import config_commands, env_command, list_commands, plan_command, run_commands, sample_command
+from mptrain.cli import (
+    config_commands,
+    env_command,
+    list_commands,
+    plan_command,
+    run_commands,
+    sample_command,
+    verify_command,
+)
 from mptrain.cli.output import failure, print_error, print_json, print_problem
 from mptrain.errors import CapabilityError, ConfigError, Interrupted, MptrainError
 from mptrain.startup import pause_collection
@@ -56,6 +64,7 @@ app.command("run")(run_commands.run)
 app.command("eval")(run_commands.evaluate)
 app.command("sample")(sample_command.sample)
 app.command("export")(run_commands.export)
+app.command("verify-resume")(verify_command.verify_resume)
 app.command("check")(config_commands.check)
 app.command("show")(config_commands.show)
 app.command("plan")(plan_command.plan)
