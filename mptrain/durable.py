@@ -24,6 +24,7 @@ class SyncedFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._sha256 = hashlib.sha256()
+        self._failure: OSError | None = None
         self.size = 0
 
     def __enter__(self) -> SyncedFile:
@@ -38,7 +39,11 @@ class SyncedFile:
         self._sha256.update(view)
         written = 0
         while written < len(view):
-            written += os.write(self._descriptor, view[written:])
+            try:
+                written += os.write(self._descriptor, view[written:])
+            except OSError as failure:
+                self._failure = failure
+                raise
         self.size += written
         return written
 
@@ -58,6 +63,8 @@ class SyncedFile:
                 os.fsync(self._descriptor)
         finally:
             os.close(self._descriptor)
+        if self._failure is not None:
+            raise self._failure  # whatever the writer made of it: torch raises an error of its own
 
 
 def write_synced(path: Path, chunks: Iterable[bytes]) -> None:

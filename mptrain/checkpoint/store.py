@@ -114,7 +114,7 @@ class CheckpointStore:
     def found(self) -> Found:
         """Return the checkpoints with a readable manifest, and why the rest has none; contents are not verified."""
         found = Found([], [])
-        for path in sorted(self.folder.glob(_PATTERN)):
+        for path in self.folders():
             try:
                 found.complete.append(Checkpoint(path, read_manifest(path)))
             except CheckpointError as error:
@@ -122,9 +122,20 @@ class CheckpointStore:
         found.complete.sort(key=lambda checkpoint: checkpoint.step)
         return found
 
+    def folders(self) -> list[Path]:
+        """Return everything that has a checkpoint's name, whole or not."""
+        return sorted(self.folder.glob(_PATTERN))
+
     def complete(self) -> list[Checkpoint]:
         """Return the checkpoints with a readable manifest, oldest first; contents are verified by `load`."""
         return self.found().complete
+
+    def newest(self) -> Checkpoint:
+        """Return the newest checkpoint; raise CheckpointError where it is not whole, though an earlier one may be."""
+        folders = self.folders()
+        if not folders:
+            raise CheckpointError(f"{self.folder.parent}: holds no checkpoint")
+        return Checkpoint(folders[-1], read_manifest(folders[-1]))
 
     def latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint."""

@@ -38,6 +38,10 @@ def run(
     resume: Annotated[
         str | None, typer.Option(metavar="auto|PATH", help="Continue a run folder, a checkpoint, or the newest (auto).")
     ] = None,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=REASON", help="With --resume: let KEY differ from the run's own, and record why."),
+    ] = None,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after this many applied steps; the schedule keeps its length.")
     ] = None,
@@ -54,7 +58,15 @@ def run(
         from mptrain.trainer.launch import LaunchOptions, launch
 
         notices = tuple(str(item) for item in loaded.dropped)
-        options = LaunchOptions(output_dir, run_id, resume, quiet, as_json, notices)
+        options = LaunchOptions(
+            output_dir=output_dir,
+            run_id=run_id,
+            resume=resume,
+            allowed_changes=tuple(allow_change or ()),
+            quiet=quiet,
+            json_output=as_json,
+            notices=notices,
+        )
         result = _dry_run(loaded.config, options) if dry_run else launch(loaded.config, options, command=sys.argv)
     if result["error"]:
         print_problem(result["error"])

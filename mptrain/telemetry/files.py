@@ -4,13 +4,11 @@ Owns: the run directory's JSON. Must not: import torch, print, or decide what is
 
 Strict means: a non-finite float is `null` with `"<key>_nonfinite": "nan" | "inf" | "-inf"` beside it (for a list, a
 list of such flags), and only plain Python values are taken, so that a stray tensor fails at once and not in a reader.
-A line reaches its file in one write, so a run that is killed leaves whole lines.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -22,6 +20,7 @@ from typing import Any
 
 from mptrain.durable import sync_folder, write_synced
 from mptrain.errors import CapabilityError, DataError
+from mptrain.telemetry.lines import Lines
 from mptrain.telemetry.records import Evaluation, Event, Progress, RunInfo
 
 _PROGRESS_FIELDS = tuple(field.name for field in fields(Progress))
@@ -58,18 +57,9 @@ def _split(value: Any) -> tuple[Any, Any]:
     raise TypeError(f"{kind.__module__}.{kind.__name__} is not a plain JSON value: {value!r:.80}")
 
 
-def write_json(path: Path, obj: Mapping[str, Any]) -> None:
-    """Write `obj` as strict, indented JSON; a reader sees the old file or the new one, never a part of it.
-
-    Raises TypeError for values that are not plain Python, CapabilityError where the file cannot be written.
-    """
-    text = json.dumps(strict_json(obj), indent=2, allow_nan=False) + "\n"
-    _replace(path, [text.encode()])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, like write_json; raise CapabilityError where the file cannot be written."""
-    _replace(path, [text.encode()])
+def indented(obj: Mapping[str, Any]) -> str:
+    """Return `obj` as strict, indented JSON; raise TypeError for values that are not plain Python."""
+    return json.dumps(strict_json(obj), indent=2, allow_nan=False) + "\n"
 
 
 def _replace(path: Path, chunks: Iterable[bytes]) -> None:
@@ -139,77 +129,90 @@ def _line(record: Mapping[str, Any]) -> bytes:
     return f"{_encode_line(strict_json(record))}\n".encode()
 
 
-class _Lines:
-    """An append-only file of JSON lines with one writer; it is made by the first line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd: int | None = None
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add one line; raise TypeError for a value that is not plain Python, CapabilityError on a full disk."""
-        line = _line(record)
-        try:
-            if self._fd is None:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            written = os.write(self._fd, line)
-            if written < len(line):  # the disk filled up within the line: take the part back
-                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
-
-    def keep(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
-        """Drop every record that is not `wanted`, and a torn last line."""
-        self.close()
-        if self._path.exists():
-            _replace(self._path, self._wanted_lines(wanted))
-
-    def _wanted_lines(self, wanted: Callable[[Mapping[str, Any]], bool]) -> Iterator[bytes]:
-        with self._path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    keep = wanted(json.loads(line))
-                except (ValueError, KeyError, TypeError):
-                    problem = "not a record of this file; remove the line to resume this run"
-                    raise DataError(f"{self._path}:{number}: {problem}") from None
-                if keep:
-                    yield line
-
-    def close(self) -> None:
-        """Close the file; a later append opens it again."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-
 class RunFiles:
-    """The reporter that records a run in its directory, which it makes."""
+    """The reporter that records a run in its directory, which it makes.
 
-    def __init__(self, run_dir: Path) -> None:
+    A disk that fills up or a folder that vanishes does not end the run: lines wait until they can be written, a folder
+    is made anew, `warn` is told, and `flush` returns at the end what is not there.
+    """
+
+    def __init__(self, run_dir: Path, warn: Callable[[Event], None] = lambda event: None) -> None:
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(run_dir, error) from error
-        self._run_dir = run_dir
-        self._metrics = _Lines(run_dir / "metrics.jsonl")
-        self._events = _Lines(run_dir / "events.jsonl")
+        self._run_dir, self._warn = run_dir, warn
+        self._metrics = Lines(run_dir / "metrics.jsonl")
+        self._events = Lines(run_dir / "events.jsonl")
+        self._texts: dict[str, str] = {}
+        self._warned = self._vanished = False
 
-    def trim_after(self, attempted_steps: int, applied_steps: int) -> None:
+    def write(self, name: str, text: str) -> None:
+        """Write one of the run's own files, durably and all at once; raise CapabilityError where that cannot be."""
+        self._texts[name] = text
+        _replace(self._run_dir / name, [text.encode()])
+
+    def remove_result(self) -> None:
+        """Remove the result of an earlier process: a run that is killed has none."""
+        with contextlib.suppress(FileNotFoundError):
+            (self._run_dir / "result.json").unlink()
+
+    def trim_after(self, attempted_steps: int, applied_steps: int, open_steps: int = 0) -> None:
         """Drop what was recorded after a restored point, so that a resumed run records each step once.
 
-        Raises DataError for a damaged line that is not the last.
+        So does the window of which `open_steps` steps had been taken there: it is recorded when it is full. Raises
+        DataError for a damaged line that is not the last.
         """
 
         def is_before(record: Mapping[str, Any]) -> bool:
             if record["type"] == "eval":  # knows applied steps only
                 return bool(record["applied_steps"] <= applied_steps)
-            return bool(record["attempted_steps"] <= attempted_steps)
+            return bool(record["attempted_steps"] <= attempted_steps - open_steps)
 
-        self._metrics.keep(is_before)
-        self._events.keep(lambda event: bool(event["attempted_step"] <= attempted_steps))
+        _keep(self._metrics, is_before)
+        _keep(self._events, lambda event: bool(event["attempted_step"] <= attempted_steps))
+
+    def flush(self) -> CapabilityError | None:
+        """Write what waits; return as an error what of the run's records is not on the disk, None where all is."""
+        for lines in (self._metrics, self._events):
+            lines.flush()
+        missing = sum(lines.waiting + lines.lost for lines in (self._metrics, self._events))
+        if self._vanished:
+            return CapabilityError(f"{self._run_dir} vanished while the run wrote to it: its earlier records are lost")
+        if missing:
+            why = next((lines.error for lines in (self._metrics, self._events) if lines.error), None)
+            reason = f" ({why.strerror})" if why else ""
+            return CapabilityError(f"{missing} records of {self._run_dir} could not be written{reason}")
+        return None
+
+    def _append(self, lines: Lines, attempted: int, applied: int, record: Mapping[str, Any]) -> None:
+        """Add a record; raise TypeError for a value that is not plain Python."""
+        line = _line(record)
+        if lines.has_vanished():
+            self._make_anew(attempted, applied)
+        lines.append(line)
+        if lines.error is not None and not self._warned:
+            self._warned = True
+            said = f"cannot write {lines.path}: {lines.error.strerror}; training goes on, records wait for free space"
+            self._tell(attempted, applied, said)
+        elif lines.error is None:
+            self._warned = False
+
+    def _make_anew(self, attempted: int, applied: int) -> None:
+        """Make the folder again, with all that is known of the run but for the records that went with the old one."""
+        self._vanished = True
+        for lines in (self._metrics, self._events):
+            lines.close()
+        with contextlib.suppress(OSError, CapabilityError):  # then the lines wait, and that is told
+            self._run_dir.mkdir(parents=True, exist_ok=True)
+            for name, text in self._texts.items():
+                self.write(name, text)
+        self._tell(attempted, applied, f"{self._run_dir} vanished; training goes on, in a folder made anew")
+
+    def _tell(self, attempted: int, applied: int, message: str) -> None:
+        event = Event("warning", attempted, applied, message)
+        self._warn(event)
+        self._events.append(_line(_event_record(event)))
 
     def begin(self, info: RunInfo) -> None:
         """Do nothing: what is known before the first step is recorded in config.yaml, env.json and plan.json."""
@@ -222,41 +225,64 @@ class RunFiles:
         record: dict[str, Any] = {"type": "train", "time": _now()}
         record.update({name: getattr(progress, name) for name in _PROGRESS_FIELDS})
         record["numerics"] = asdict(progress.numerics) if progress.numerics else None
-        self._metrics.append(record)
+        self._append(self._metrics, progress.attempted_steps, progress.applied_steps, record)
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Append an `eval` record to metrics.jsonl."""
-        self._metrics.append(
-            {
-                "type": "eval",
-                "time": _now(),
-                "applied_steps": evaluation.applied_steps,
-                "epoch": evaluation.epoch,
-                "metrics": evaluation.metrics,
-                "main_metric": evaluation.main_metric,
-                "improved": evaluation.improved,
-                "seconds": evaluation.seconds,
-            }
-        )
+        record = {
+            "type": "eval",
+            "time": _now(),
+            "applied_steps": evaluation.applied_steps,
+            "epoch": evaluation.epoch,
+            "metrics": evaluation.metrics,
+            "main_metric": evaluation.main_metric,
+            "improved": evaluation.improved,
+            "seconds": evaluation.seconds,
+        }
+        self._append(self._metrics, evaluation.applied_steps, evaluation.applied_steps, record)
 
     def event(self, event: Event) -> None:
         """Append a record to events.jsonl."""
-        self._events.append(
-            {
-                "time": _now(),
-                "kind": event.kind,
-                "attempted_step": event.attempted_step,
-                "applied_steps": event.applied_steps,
-                "message": event.message,
-                "data": event.data,
-            }
-        )
+        self._append(self._events, event.attempted_step, event.applied_steps, _event_record(event))
 
     def end(self, result: Mapping[str, Any]) -> None:
         """Write result.json and close the files."""
+        self.flush()
         self._metrics.close()
         self._events.close()
-        write_json(self._run_dir / "result.json", result)
+        self.write("result.json", indented(result))
+
+
+def _event_record(event: Event) -> dict[str, Any]:
+    return {
+        "time": _now(),
+        "kind": event.kind,
+        "attempted_step": event.attempted_step,
+        "applied_steps": event.applied_steps,
+        "message": event.message,
+        "data": event.data,
+    }
+
+
+def _keep(lines: Lines, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Drop every record that is not `wanted`, and a torn last line."""
+    lines.close()
+    if lines.path.exists():
+        _replace(lines.path, _wanted_lines(lines.path, wanted))
+
+
+def _wanted_lines(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                keep = wanted(json.loads(line))
+            except (ValueError, KeyError, TypeError, RecursionError):
+                problem = "not a record of this file; remove the line to resume this run"
+                raise DataError(f"{path}:{number}: {problem}") from None
+            if keep:
+                yield line
 
 
 def _now() -> str:

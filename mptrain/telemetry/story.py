@@ -11,10 +11,12 @@ from typing import Any
 from mptrain.telemetry import human
 from mptrain.telemetry.records import Evaluation, Event, Numerics, Progress, RunInfo
 
-LOUD_EVENTS = frozenset({"overflow", "nonfinite_loss", "planted", "warning", "bad_file", "loader_bound"})
+LOUD_EVENTS = frozenset(
+    {"overflow", "nonfinite_loss", "planted", "warning", "bad_file", "loader_bound", "save_failed", "killed"}
+)
 """Something is wrong, or made to look so; every other kind is a note."""
-FILE_ONLY_EVENTS = frozenset({"scale_change", "numerics"})
-"""Seen in the figures anyway; a console would repeat itself."""
+FILE_ONLY_EVENTS = frozenset({"scale_change", "numerics", "changed"})
+"""Seen in the figures or among the notices anyway; a console would repeat itself."""
 WIDE_FORMATS = frozenset({"fp64", "fp32", "tf32", "bf16"})
 """Formats with FP32's range or more: gradients hardly ever reach its ends, so a console does not speak of them."""
 

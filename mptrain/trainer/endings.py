@@ -21,6 +21,7 @@ from mptrain.errors import (
     one_line,
 )
 from mptrain.trainer.build import Run
+from mptrain.trainer.micro_batch import norm_needs_more
 from mptrain.trainer.out_of_memory import out_of_memory, ran_out_of_memory
 from mptrain.trainer.signals import StoppedBySignal
 
@@ -51,9 +52,7 @@ def ending_of(error: BaseException, *, training: bool, run: Run | None = None) -
         return loader_died(error)
     no_space = isinstance(error, OSError) and error.errno in _NO_SPACE
     if no_space or (isinstance(error, RuntimeError) and any(words in text for words in _TORCH_CANNOT_WRITE)):
-        return CapabilityError(
-            f"cannot save ({first_line(error)}); free space for the run directory, or choose another --output-dir"
-        )
+        return cannot_save(error)
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = " ".join(text.partition("\n\n")[0].split())
         return CapabilityError(f"train.compile: torch.compile failed ({one_line(reason)}); set train.compile=false")
@@ -62,12 +61,19 @@ def ending_of(error: BaseException, *, training: bool, run: Run | None = None) -
             f"train.deterministic: {text.partition(',')[0]} on this device; set train.deterministic=false, or use "
             "device=cpu or another model"
         )
-    if isinstance(error, ValueError) and "Expected more than 1 value per channel" in text:
+    if isinstance(error, ValueError) and norm_needs_more(error):
         return ConfigError(
             "data.batch_size: the model normalises over the batch, and a micro-batch had one sample; raise "
             "data.batch_size (or train.micro_batch), or set data.drop_last=true if it was the last of an epoch"
         )
     return None
+
+
+def cannot_save(error: BaseException) -> CapabilityError:
+    """Return the ending of a run whose directory takes nothing."""
+    return CapabilityError(
+        f"cannot save ({first_line(error)}); free space for the run directory, or choose another --output-dir"
+    )
 
 
 @contextmanager

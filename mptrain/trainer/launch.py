@@ -10,20 +10,21 @@ import json
 import os
 import time
 import traceback
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mptrain import checkpoint as checkpoints
 from mptrain.catalog import to_yaml
 from mptrain.checkpoint import Checkpoint, CheckpointStore
 from mptrain.config.schema import RunConfig
-from mptrain.errors import ConfigError, MptrainError
+from mptrain.errors import CapabilityError, CheckpointError, ConfigError, MptrainError, first_line
 from mptrain.telemetry.console import Fanout, make_console
-from mptrain.telemetry.files import RunFiles, cannot_write, strict_json, write_json, write_text
-from mptrain.telemetry.records import Event, RunInfo
+from mptrain.telemetry.files import RunFiles, cannot_write, indented, strict_json
+from mptrain.telemetry.records import Event, Reporter, RunInfo
 from mptrain.telemetry.throughput import UNKNOWN
-from mptrain.trainer.build import Run, build_run, describe_device
+from mptrain.trainer.build import Run, build_run, describe_device, resolve_device
 from mptrain.trainer.data_watch import skipped_files
 from mptrain.trainer.endings import ending_of
 from mptrain.trainer.environment_report import environment_report, versions
@@ -31,8 +32,9 @@ from mptrain.trainer.materials import describe_data, describe_model
 from mptrain.trainer.memory import peak_memory_bytes
 from mptrain.trainer.memory_plan import held_bytes
 from mptrain.trainer.plan_report import plan_report
-from mptrain.trainer.resume import changes_on_resume
-from mptrain.trainer.run_dir import CHECKPOINTS, find_resume, new_run_id, run_dir_for
+from mptrain.trainer.resume import Change, changes_on_resume, parse_allowed
+from mptrain.trainer.run_dir import CHECKPOINTS, ResumeFrom, candidates, find_resume, new_run_id, run_dir_for
+from mptrain.trainer.run_lock import hold, last_status
 from mptrain.trainer.signals import StopAtOnce, Undisturbed
 from mptrain.trainer.trainer import Trainer
 
@@ -44,6 +46,8 @@ class LaunchOptions:
     output_dir: Path = Path("runs")
     run_id: str | None = None
     resume: str | None = None
+    allowed_changes: tuple[str, ...] = ()
+    """KEY=REASON: what may differ from the resumed run's config, and why."""
     quiet: bool = False
     json_output: bool = False
     notices: tuple[str, ...] = ()
@@ -57,22 +61,27 @@ def launch(config: RunConfig, options: LaunchOptions, *, command: list[str]) -> 
     is in the result (`status`, `exit_code`, `error`). An unexpected exception is recorded as `crashed` and raised.
     """
     chosen = choose_run_dir(config, options)
-    run_dir, resumed = chosen.path, chosen.resumed
-    files = RunFiles(run_dir)
-    if not resumed and not chosen.again:
+    with hold(chosen.path):
+        return _launch(config, options, chosen, command)
+
+
+def _launch(config: RunConfig, options: LaunchOptions, chosen: Chosen, command: list[str]) -> dict[str, Any]:
+    run_dir, began = chosen.path, time.perf_counter()
+    console = make_console(quiet=options.quiet, json_output=options.json_output)
+    files = RunFiles(run_dir, console.event)
+    if chosen.is_new:
         _claim(run_dir)
-    began = time.perf_counter()
-    reporter = Fanout([files, make_console(quiet=options.quiet, json_output=options.json_output)])
+    reporter = Fanout([files, console])
     trainer: Trainer | None = None
     crash: BaseException | None = None
     ending: MptrainError | None = None
     try:
         with StopAtOnce():
-            if not resumed:
-                _record(run_dir, config, command)
-            run = build_run(config, steps_done=resumed.step if resumed else 0)
-            trainer = Trainer(run, reporter, _store(config, run_dir))
-            info = _run_info(trainer, run_dir, resumed, (*options.notices, *chosen.notices))
+            if chosen.source is None:
+                _record(files, config, command)
+            prepared = _prepare(config, chosen, reporter, began)
+            trainer, resumed = prepared.trainer, prepared.resumed
+            info = _run_info(trainer, run_dir, resumed, (*options.notices, *chosen.notices, *prepared.notices))
             if resumed:
                 finished = _finished_result(run_dir, trainer, resumed)
                 if finished is not None:
@@ -80,16 +89,23 @@ def launch(config: RunConfig, options: LaunchOptions, *, command: list[str]) -> 
                     reporter.begin(replace(info, notices=(*info.notices, said)))
                     reporter.end(finished)
                     return finished
-                _record(run_dir, config, command)
-            _begin(trainer, info, files, resumed)
+                _record(files, config, command)
+            _begin(trainer, info, files, resumed, chosen)
         trainer.fit()
         _check_summary(trainer)
     except BaseException as error:
-        ending = ending_of(error, training=trainer is not None)
+        ending = ending_of(error, training=trainer is not None, run=trainer.run if trainer else None)
         crash = error if ending is None else None
     with Undisturbed():
+        lost = files.flush()
+        if lost is not None and crash is None and ending is None:
+            ending = lost
         result = _result(config, trainer, ending, crash, run_dir, time.perf_counter() - began)
-        reporter.end(result)
+        try:
+            reporter.end(result)
+        except CapabilityError as error:
+            if crash is None and ending is None:
+                result |= {"status": error.status, "exit_code": error.exit_code, "error": str(error)}
     if crash is not None:
         raise crash
     return result
@@ -100,28 +116,83 @@ class Chosen:
     """The folder of a run, and how it begins there."""
 
     path: Path
-    resumed: Checkpoint | None = None
+    source: ResumeFrom | None = None
     again: bool = False
     """The folder holds an earlier attempt that saved nothing."""
+    changes: tuple[Change, ...] = ()
+    allowed: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the folder must not have been another run's before."""
+        return self.source is None and not self.again
 
 
 def choose_run_dir(config: RunConfig, options: LaunchOptions) -> Chosen:
     """Return where a run goes and what it resumes; raise ConfigError or CheckpointError where it cannot."""
-    found = None
+    found, allowed = None, parse_allowed(options.allowed_changes)
     if options.resume is not None:
         found = find_resume(options.resume, options.output_dir, config.name, options.run_id)
+    elif allowed:
+        raise ConfigError("--allow-change: there is nothing to change without --resume")
     if found:
-        run_dir, resumed = found
-        if options.run_id is not None and run_dir.name != options.run_id:
-            raise ConfigError(f"--run-id: '{options.run_id}' is not the run that --resume names ({run_dir})")
-        changes = changes_on_resume(config, run_dir)
-        return Chosen(run_dir, resumed, notices=tuple(f"resumed with another {change}" for change in changes))
+        if options.run_id is not None and found.run_dir.name != options.run_id:
+            raise ConfigError(f"--run-id: '{options.run_id}' is not the run that --resume names ({found.run_dir})")
+        changes = changes_on_resume(config, found.run_dir, allowed)
+        notices = tuple(f"resumed with {change}" for change in changes)
+        return Chosen(found.run_dir, found, changes=tuple(changes), allowed=allowed, notices=notices)
     run_id = new_run_id() if options.run_id is None else options.run_id
     run_dir = run_dir_for(options.output_dir, config.name, run_id)
     if options.resume is None or not os.path.exists(run_dir / "config.yaml"):
         return Chosen(run_dir)
     return Chosen(run_dir, again=True, notices=(f"--resume auto: {run_dir} holds no checkpoint; starting afresh",))
+
+
+class Prepared(NamedTuple):
+    """A trainer that is ready to train."""
+
+    trainer: Trainer
+    resumed: Checkpoint | None
+    notices: tuple[str, ...]
+
+
+def _prepare(config: RunConfig, chosen: Chosen, reporter: Reporter, began: float) -> Prepared:
+    """Return a trainer, restored from the first candidate that this run can take up."""
+    if chosen.source is None:
+        run = build_run(config)
+        return Prepared(Trainer(run, reporter, _store(config, chosen.path), began=began), None, ())
+    to_try, errors = candidates(chosen.source)
+    reasons = [str(error) for error in errors]
+    for checkpoint in to_try:
+        try:
+            state = checkpoints.load(checkpoint.path, device=resolve_device(config.device))
+            run = build_run(config, steps_done=checkpoint.step)
+            trainer = Trainer(run, reporter, _store(config, chosen.path), began=began)
+            _restore(trainer, checkpoint, state, chosen.allowed)
+        except CheckpointError as error:
+            if not chosen.source.falls_back:
+                raise
+            reasons.append(str(error))
+            continue
+        return Prepared(trainer, checkpoint, tuple(f"skipped a checkpoint: {reason}" for reason in reasons))
+    raise CheckpointError(
+        f"--resume auto: {chosen.path} holds no checkpoint that can be used: {'; '.join(reasons)}; start a new run "
+        "with another --run-id"
+    )
+
+
+def _restore(trainer: Trainer, checkpoint: Checkpoint, state: dict[str, Any], allowed: Mapping[str, str]) -> None:
+    """Restore; raise CheckpointError for a state that verifies but is not what a trainer saves."""
+    try:
+        trainer.restore(state, allowed)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if ending_of(error, training=False) is not None:
+            raise
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise CheckpointError(f"{checkpoint.path}: its content is not that of a run like this one ({said})") from error
 
 
 def _claim(run_dir: Path) -> None:
@@ -136,31 +207,34 @@ def _claim(run_dir: Path) -> None:
         raise cannot_write(run_dir / "config.yaml", error) from error
 
 
-def _record(run_dir: Path, config: RunConfig, command: list[str]) -> None:
-    write_text(run_dir / "config.yaml", to_yaml(config))
-    write_json(run_dir / "env.json", environment_report(command))
+def _record(files: RunFiles, config: RunConfig, command: list[str]) -> None:
+    files.write("config.yaml", to_yaml(config))
+    files.write("env.json", indented(environment_report(command)))
 
 
-def _begin(trainer: Trainer, info: RunInfo, files: RunFiles, resumed: Checkpoint | None) -> None:
-    """Announce the run and restore what it resumes; what was recorded beyond that point is dropped."""
-    run = trainer.run
-    # Loaded before anything is dropped: the checkpoint may turn out to be damaged.
-    state = checkpoints.load(resumed.path, device=run.device) if resumed else None
-    write_json(Path(info.run_dir) / "plan.json", plan_report(run))
+def _begin(trainer: Trainer, info: RunInfo, files: RunFiles, resumed: Checkpoint | None, chosen: Chosen) -> None:
+    """Announce the run; what was recorded beyond the restored point, and how the run ended before, is dropped."""
+    files.write("plan.json", indented(plan_report(trainer.run)))
+    was_killed = not chosen.is_new and last_status(chosen.path) == "killed"
     trainer.reporter.begin(info)
     attempted, applied = [resumed.manifest[f"{kind}_steps"] if resumed else 0 for kind in ("attempted", "applied")]
-    files.trim_after(attempted, applied)
+    files.trim_after(attempted, applied, trainer.ledger.window.steps)
+    files.remove_result()
     for notice in info.notices:
         files.event(Event("warning", attempted, applied, notice))
-    if state is not None:
-        trainer.restore(state)
+    for change in chosen.changes:
+        files.event(Event("changed", attempted, applied, str(change), change._asdict()))
+    if was_killed:
+        said = "the process before this one was killed: it left no result"
+        trainer.reporter.event(Event("killed", attempted, applied, said))
 
 
 def _finished_result(run_dir: Path, trainer: Trainer, resumed: Checkpoint) -> dict[str, Any] | None:
     """Return the result of a run that ended well and has nothing left to train, so that resuming it loses no figure."""
     try:
         result: dict[str, Any] = json.loads((run_dir / "result.json").read_bytes())
-        done = result["status"] == "ok" and result["attempted_steps"] == resumed.manifest["attempted_steps"]
+        done = result["status"] == "ok" and result["ended_by"] != "max_time"
+        done = done and result["attempted_steps"] == resumed.manifest["attempted_steps"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # it was killed before it could write one
     return result if done and resumed.step >= trainer.target else None
@@ -255,6 +329,7 @@ def _training_result(trainer: Trainer) -> dict[str, Any]:
         "final_group_scales": run.parts.scaler.current_group_scales(),
         "loss_scale_history": trainer.ledger.scale_history(),
         "train_loss": trainer.train_loss,
+        "ended_by": trainer.ended_by,
         "metrics": dict(trainer.metrics),
         "best": {"metric": run.parts.task.main_metric, "value": best.value, "applied_steps": best.applied_steps}
         if trainer.metrics
@@ -263,6 +338,7 @@ def _training_result(trainer: Trainer) -> dict[str, Any]:
         "samples_per_s": speed.samples_per_s,
         "tokens_per_s": _tokens_per_s(run, speed.samples_per_s),
         "step_time_ms": {"median": speed.step_time_median_ms, "p90": speed.step_time_p90_ms},
+        "micro_batch": trainer.micro_batch.size,
         "peak_memory_bytes": peak_memory_bytes(run.device),
         "held_bytes": {"planned": run.memory.as_dict(), "measured": held_bytes(run.parts).as_dict()},
         "numerics": trainer.numerics.as_dict(),

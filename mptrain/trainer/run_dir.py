@@ -10,6 +10,7 @@ import re
 import secrets
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from mptrain.checkpoint import Checkpoint, CheckpointStore, read_manifest
 from mptrain.config.wording import shorten
@@ -33,28 +34,59 @@ def run_dir_for(output_dir: Path, name: str, run_id: str) -> Path:
     return output_dir / name / run_id
 
 
-def find_resume(resume: str, output_dir: Path, name: str, run_id: str | None) -> tuple[Path, Checkpoint] | None:
-    """Return (run folder, checkpoint) for `--resume`, or None where `auto` finds nothing to resume.
+class ResumeFrom(NamedTuple):
+    """What `--resume` means."""
 
-    `auto` means the newest checkpoint of this run id, or else of the run of this config that saved last. A path is
-    a run folder or one checkpoint in it; raises CheckpointError where it holds none.
+    run_dir: Path
+    checkpoint: Path | None = None
+    """The one that was asked for; None: the newest."""
+    falls_back: bool = False
+    """Where the newest cannot be used, take the one before it (`auto`)."""
+
+
+def find_resume(resume: str, output_dir: Path, name: str, run_id: str | None) -> ResumeFrom | None:
+    """Return what to resume, or None where `auto` finds nothing.
+
+    `auto` means this run id, or else the run of this config that saved last. A path is a run folder or one checkpoint
+    in it; raises CheckpointError where it is neither.
     """
     if not resume:
         raise ConfigError("--resume: is empty; give auto, a run folder, or a checkpoint in one")
     if resume != "auto":
         return _at_path(Path(resume))
     candidates = (output_dir / name).glob("*/") if run_id is None else [run_dir_for(output_dir, name, run_id)]
-    newest = ((folder, CheckpointStore(folder / CHECKPOINTS).latest()) for folder in candidates)
-    found = [(folder, checkpoint) for folder, checkpoint in newest if checkpoint is not None]
+    saved = {folder: max(times) for folder in candidates if (times := _save_times(folder))}
     # Ids chosen by users do not sort by time, so the time of the save decides.
-    return max(found, key=lambda pair: pair[1].path.stat().st_mtime_ns, default=None)
+    return ResumeFrom(max(saved, key=lambda folder: saved[folder]), falls_back=True) if saved else None
 
 
-def _at_path(path: Path) -> tuple[Path, Checkpoint]:
+def _save_times(run_dir: Path) -> list[int]:
+    """Return when each checkpoint of a run was saved, whole or not."""
+    found = CheckpointStore(run_dir / CHECKPOINTS).folders()
+    return [folder.stat().st_mtime_ns for folder in found]
+
+
+def _at_path(path: Path) -> ResumeFrom:
     if not os.path.exists(path):  # Path.exists raises on a name that is too long
         raise CheckpointError(f"--resume: {path} does not exist")
+    if os.path.isfile(path):
+        raise CheckpointError(f"--resume: {path} is a file; give a run folder, or a checkpoint folder in one")
     if path.parent.name == CHECKPOINTS:
-        return path.parent.parent, Checkpoint(path, read_manifest(path))
-    if checkpoint := CheckpointStore(path / CHECKPOINTS).latest():
-        return path, checkpoint
+        return ResumeFrom(path.parent.parent, path)
+    if CheckpointStore(path / CHECKPOINTS).folders():
+        return ResumeFrom(path)
     raise CheckpointError(f"--resume: {path} holds no complete checkpoint")
+
+
+def candidates(source: ResumeFrom) -> tuple[list[Checkpoint], list[CheckpointError]]:
+    """Return the checkpoints to try, the best choice first, and why others are none.
+
+    Raises CheckpointError where the only one to try is none.
+    """
+    if source.checkpoint is not None:
+        return [Checkpoint(source.checkpoint, read_manifest(source.checkpoint))], []
+    store = CheckpointStore(source.run_dir / CHECKPOINTS)
+    if not source.falls_back:
+        return [store.newest()], []
+    found = store.found()
+    return found.complete[::-1], found.unreadable

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mptrain.checkpoint import Checkpoint, CheckpointStore
 from mptrain.errors import CapabilityError, CheckpointError, MptrainError
-from mptrain.trainer.endings import ending_of
+from mptrain.trainer.endings import cannot_save, ending_of
 
 
 class SavePoint(NamedTuple):
@@ -100,8 +100,8 @@ class StoreSaver:
     def _write(self, state: Mapping[str, Any], point: SavePoint) -> SaveNews:
         try:
             checkpoint = self._store.save(state, **point._asdict())
-        except Exception as error:
-            ending = ending_of(error, training=True)
+        except (MptrainError, OSError, RuntimeError) as error:
+            ending = cannot_save(error) if isinstance(error, OSError) else ending_of(error, training=True)
             if not isinstance(ending, CapabilityError | CheckpointError):
                 raise
             self._failure = ending

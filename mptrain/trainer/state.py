@@ -6,15 +6,22 @@ Owns: the names of the parts and the order in which they are restored. Must not:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from mptrain.errors import CheckpointError
 from mptrain.optim.build import restore_optimizer
+from mptrain.optim.ema import WeightAverage
 from mptrain.precision.loss_scaler import LossScaler
 from mptrain.precision.weights import in_full
 from mptrain.trainer.build import Run
+from mptrain.trainer.resume import allows
+
+
+Said = tuple[str, str]
+"""Kind and message of an event."""
 
 
 def parts_state(run: Run) -> dict[str, Any]:
@@ -43,17 +50,73 @@ def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return copied
 
 
-def restore_parts(run: Run, state: dict[str, Any], steps_done: int) -> str | None:
-    """Put `state` back; return in words what became of the loss scale where precision or scaling changed."""
-    parts = run.parts
-    stored = state.get("weights", {})
-    parts.weights.load_model_state(parts.model, in_full(parts.weights, parts.model, state["model"], stored))
-    parts.weights.load_state_dict(stored)
-    restore_optimizer(parts.optimizer, state["optimizer"])
+def restore_parts(
+    run: Run, state: dict[str, Any], steps_done: int, allowed: Mapping[str, str] | None = None
+) -> list[Said]:
+    """Put `state` back; return what could not go on as it was: a loss scale of another precision, say.
+
+    Where a change of model, optimizer or average is `allowed`, what still fits goes on and the rest begins anew.
+    Raises CheckpointError for weights of another model.
+    """
+    parts, allowed = run.parts, allowed or {}
+    said: list[Said] = []
+    own = parts.weights.model_state(parts.model)
+    foreign = mismatch(own, state["model"])
+    if foreign and not allows("model", allowed):
+        raise CheckpointError(f"model.pt: {foreign}: it is of another model")
+    if foreign:
+        weights, new = _fitting(own, state["model"])
+        said += [("begins_anew", text) for text in new]
+        parts.weights.load_model_state(parts.model, weights)
+    else:
+        stored = state.get("weights", {})
+        parts.weights.load_model_state(parts.model, in_full(parts.weights, parts.model, state["model"], stored))
+        parts.weights.load_state_dict(stored)
+    if foreign or any(allows(f"optimizer.{key}", allowed) for key in ("name", "decay_norm_and_bias")):
+        said.append(("begins_anew", "the optimizer's state begins anew"))
+    else:
+        restore_optimizer(parts.optimizer, state["optimizer"])
     if parts.average:
-        parts.average.load_state_dict(state["ema"])
+        said += _restore_average(run, parts.average, state.get("ema", {}), allowed)
     parts.applied.set(steps_done)
-    return _restore_scaler(parts.scaler, state["scaler"], run.in_force.mode)
+    if change := _restore_scaler(parts.scaler, state["scaler"], run.in_force.mode):
+        said.append(("precision_change", change))
+    return said
+
+
+def _restore_average(
+    run: Run, average: WeightAverage, saved: Mapping[str, Tensor], allowed: Mapping[str, str]
+) -> list[Said]:
+    foreign = mismatch(average.state_dict(), saved)
+    if foreign and not (allows("model", allowed) or allows("ema", allowed)):
+        raise CheckpointError(f"ema.pt: {foreign}: it is of another model")
+    weights = run.parts.weights.model_state(run.parts.model)
+    fitting, _ = _fitting({name: weights[name] for name in average.state_dict()}, saved)
+    average.load_state_dict(fitting)
+    return [("begins_anew", "what is new in the average begins at the weights")] if foreign else []
+
+
+def mismatch(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str | None:
+    """Return in words the first tensor, by name and shape, that one of two states has and the other has not."""
+    for name in {**saved, **own}:
+        shapes = [str(tuple(state[name].shape)) if name in state else "absent" for state in (saved, own)]
+        if shapes[0] != shapes[1]:
+            return f"{name} is {shapes[0]}, in the model it is {shapes[1]}"
+    return None
+
+
+def _fitting(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return `own` with what fits of `saved` in its place, and in words what began anew or was left out."""
+    fits = [name for name, value in own.items() if name in saved and saved[name].shape == value.shape]
+    new, left = [name for name in own if name not in fits], [name for name in saved if name not in own]
+    said = [f"{_some(new)} begin anew"] if new else []
+    if left:
+        said.append(f"{_some(left)} of the checkpoint left out")
+    return {name: saved[name] if name in fits else value for name, value in own.items()}, said
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _restore_scaler(scaler: LossScaler, saved: dict[str, Any], mode: str) -> str | None:

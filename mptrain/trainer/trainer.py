@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -28,17 +29,19 @@ from mptrain.telemetry.records import Evaluation, Event, Progress, Reporter
 from mptrain.telemetry.throughput import WindowSpeed
 from mptrain.trainer.best import Best
 from mptrain.trainer.build import Run, enter_phase
-from mptrain.trainer.data_watch import DataWatch
-from mptrain.trainer.divergence import explained, require_finite_weights
+from mptrain.trainer.data_watch import DataWatch, News
+from mptrain.trainer.divergence import explained, require_finite_weights, require_gradients, with_inputs
 from mptrain.trainer.evaluate import CutShort, evaluate
 from mptrain.trainer.ledger import Ledger
 from mptrain.trainer.memory import reset_peak_memory
+from mptrain.trainer.micro_batch import make_micro_batch
 from mptrain.trainer.numerics import Sample
 from mptrain.trainer.numerics_summary import NumericsSummary
 from mptrain.trainer.pace import Pace
-from mptrain.trainer.position import Position, windows
+from mptrain.trainer.position import Position, WindowPlace, windows
 from mptrain.trainer.progress_report import progress_of
 from mptrain.trainer.randomness import random_state, restore_random_state
+from mptrain.trainer.resume import check_identity
 from mptrain.trainer.saving import SaveNews, SavePoint, make_saver
 from mptrain.trainer.signals import StopRequest
 from mptrain.trainer.state import parts_state, restore_parts
@@ -72,18 +75,20 @@ class Trainer:
         on_skip = run.config.precision.loss_scale.on_skip
         self._retries = on_skip == "retry"
         self.ledger = Ledger(run.config.train, on_skip)
+        self.micro_batch = make_micro_batch(run.config, run.device, self._tell_smaller)
         self._begin_precision()
         log_every = run.config.log.every
         self._rows_in_one_copy = max(d for d in range(1, _ATTEMPTS_IN_ONE_COPY + 1) if log_every % d == 0)
         fields = len(Outcome._fields) + run.parts.census.num_flags
         self._log = make_attempt_log(fields, self._rows_in_one_copy, run.device)
-        self._samples_in_flight: deque[int] = deque()
+        self._in_flight: deque[tuple[int, WindowPlace]] = deque()
         self._launched = 0
         self._evaluated_at = self._saved_at = -1
         self._began = self._shown = time.perf_counter()
         budget = run.config.train.max_time
         self._deadline = math.inf if budget is None else (self._began if began is None else began) + budget
         self._stop = StopRequest()
+        self._restored: list[News] = []
         stop_at = run.config.train.stop_at_step
         self.target = min(run.total_steps, stop_at) if stop_at else run.total_steps
 
@@ -92,6 +97,8 @@ class Trainer:
         reset_peak_memory(self.run.device)
         self.run.parts.model.train()
         self._began = time.perf_counter()
+        for kind, message, data in self._restored:
+            self._event(kind, message, data)
         self._watch_data()
         with self._stop:
             self.pace.restart()
@@ -113,22 +120,25 @@ class Trainer:
         while not self._is_finished():
             self._epoch()
         self._settle()
-        self._close_log_window()
+        self._report_window()
 
     def _begin_precision(self) -> None:
         run = self.run
         self.ledger.enter_precision(run.in_force.mode, run.parts.scaler.min_scale)
-        self._step = TrainStep(run.parts, torch.compile if run.config.train.compile else lambda function: function)
+        self.micro_batch.multiple = run.parts.policy.batch_multiple
+        compile_loss = torch.compile if run.config.train.compile else lambda function: function
+        self._step = TrainStep(run.parts, compile_loss, self.micro_batch)
 
     def _enter_phase(self) -> None:
         """Go on in the next of `precision.phases`, with everything but the number formats carried over."""
         state = self.state()
         self.run = enter_phase(self.run, self.ledger.steps_done)
         self._begin_precision()
-        change = restore_parts(self.run, state, self.ledger.steps_done)
+        said = restore_parts(self.run, state, self.ledger.steps_done)
         restore_random_state(state["trainer"]["random"], self.run.device)
         self.run.parts.model.train()
-        self._event("precision_change", change or self.run.in_force.line(), self.run.in_force.as_dict())
+        message = "; ".join(text for _, text in said) or self.run.in_force.line()
+        self._event("precision_change", message, self.run.in_force.as_dict())
         self.pace.restart()
 
     def _summarize(self) -> dict[str, Any] | None:
@@ -169,11 +179,17 @@ class Trainer:
         parts.numerics.begin(self._launched)
         for what in planted:
             self._event("planted", what, {"what": what})
-        self._samples_in_flight.append(self._step(window))
+        place = WindowPlace(self.position.epoch, self.position.micro_batch, len(window))
+        self._in_flight.append((self._step(window), place))
         parts.numerics.record()
         self._log.record(parts.census.row())
         if self.pace.is_warming_up:
             self._settle()
+
+    def _tell_smaller(self, size: int, smaller: int) -> None:
+        self._event(
+            "micro_batch", f"out of memory at {size} samples: going on with {smaller}", {"from": size, "to": smaller}
+        )
 
     def _after_attempt(self) -> bool:
         """Take in what the device has finished, act on what is due; return whether the run is finished.
@@ -238,7 +254,7 @@ class Trainer:
         return done % every == 0 and done not in (0, last)
 
     def _optimistic_steps(self) -> int:
-        return self.ledger.steps_done + len(self._samples_in_flight)
+        return self.ledger.steps_done + len(self._in_flight)
 
     def _settle(self) -> None:
         """Wait for the device and account for everything launched."""
@@ -249,11 +265,10 @@ class Trainer:
     def _take_in(self, completed: Completed) -> None:
         every = self.run.config.log.every
         for row in completed.rows:
-            samples = self._samples_in_flight.popleft()
+            samples, place = self._in_flight.popleft()
             outcome = Outcome(*row[: len(Outcome._fields)])
             self.pace.count(0 if outcome.skipped else samples)
-            for event in self.ledger.add(outcome, self._culprits(outcome, row)):
-                self.reporter.event(event)
+            self._account_for(outcome, self._culprits(outcome, row), place)
             self._take_in_samples(self.run.parts.numerics.completed())
             if self.ledger.counts.attempted % every == 0:
                 self.pace.mark(completed.at)
@@ -266,6 +281,16 @@ class Trainer:
             self._shown = now
             self.reporter.progress(self._progress(self.ledger.last.loss))
 
+    def _account_for(self, outcome: Outcome, culprits: Culprits, place: WindowPlace) -> None:
+        """Tell what one attempt did; raise DivergedError where it is hopeless, with the cause if it can be found."""
+        try:
+            for event in self.ledger.add(outcome, culprits):
+                self.reporter.event(event)
+        except DivergedError as error:
+            raise (error if math.isfinite(outcome.loss) else with_inputs(error, self.run, place)) from None
+        if self.ledger.gradients_seem_gone:
+            require_gradients(self.run, self.ledger)
+
     def _culprits(self, outcome: Outcome, row: list[float]) -> Culprits:
         return self.run.parts.census.culprits(row[len(Outcome._fields) :]) if outcome.skipped else NO_CULPRITS
 
@@ -276,7 +301,12 @@ class Trainer:
             self.reporter.event(Event("numerics", attempted, applied, sample.message, sample.details))
 
     def _close_log_window(self) -> None:
-        window = self.ledger.close_window()
+        self._report_window()
+        self.ledger.close_window()
+
+    def _report_window(self) -> None:
+        """Report the log window as far as it has come; where the run stops, a resumed one goes on within it."""
+        window = self.ledger.window
         if window.losses:
             self.train_loss = sum(window.losses) / len(window.losses)
             self.reporter.window(self._progress(self.train_loss))
@@ -374,7 +404,7 @@ class Trainer:
 
     def _preempt(self, signal_name: str) -> None:
         self._settle()
-        self._close_log_window()
+        self._report_window()
         self._event("preempted", f"{signal_name}: stopping after this step", {"signal": signal_name})
         self._save_at_the_end()
         applied = self.ledger.counts.applied
@@ -382,7 +412,7 @@ class Trainer:
 
     def _end_in_time(self) -> None:
         self._settle()
-        self._close_log_window()
+        self._report_window()
         self.ended_by = "max_time"
         applied = self.ledger.counts.applied
         said = f"train.max_time is over after {applied} applied steps; go on with --resume auto"
@@ -407,14 +437,17 @@ class Trainer:
             "evaluated_at": self._evaluated_at,
             "numerics": self.numerics.state_dict(),
             "skipped_files": self.data_watch.skipped_files(),
+            "micro_batch": self.micro_batch.size,
+            "data": dict(self.run.splits.identity),
             "random": random_state(self.run.device),
         }
         return parts_state(self.run) | {"trainer": loop}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; what another precision makes of the loss scale is reported.
+    def restore(self, state: dict[str, Any], allowed: Mapping[str, str] | None = None) -> None:
+        """Continue from `state`; what could not go on as it was is reported when training begins.
 
-        Raises ConfigError where the run is now shorter than what it has done.
+        `allowed` are the changes that a user gave a reason for (key or section -> reason). Raises ConfigError where the
+        run is now shorter than what it has done or its data are others, CheckpointError for the state of another run.
         """
         loop = state["trainer"]
         self.ledger.load_state_dict(loop["ledger"])
@@ -424,19 +457,23 @@ class Trainer:
                 f"train: {self.run.total_steps} steps asked for, {done} are done already; raise "
                 "train.max_steps or train.epochs, or stop a longer run with train.stop_at_step"
             )
-        change = restore_parts(self.run, state, done)
+        data = check_identity(loop.get("data"), self.run.splits.identity, allowed or {})
+        said = restore_parts(self.run, state, done, allowed)
         self.position = Position(*loop["position"])
         self.best = Best(**loop["best"])
         self.train_loss, self.metrics = loop["train_loss"], dict(loop["metrics"])
         self.numerics.load_state_dict(loop["numerics"])
         self.data_watch.take_over(loop["skipped_files"])
+        self.micro_batch.take_over(loop.get("micro_batch"))
         self._evaluated_at, self._saved_at = loop["evaluated_at"], done
         self.saver.take_over(self._save_point())
         self._launched = counts.attempted
         if self._patience_is_spent():
             self.ended_by = "early_stop"
         restore_random_state(loop["random"], self.run.device)
-        if change:
+        if said:
             self.ledger.enter_precision(self.run.in_force.mode, self.run.parts.scaler.min_scale)
-            self._event("precision_change", change, {})
-        self._event("resume", f"resumed after {counts.applied} applied steps", {})
+        self._restored = [(kind, message, {}) for kind, message in said]
+        if data is not None:
+            self._restored.append(("changed", str(data), data._asdict()))
+        self._restored.append(("resume", f"resumed after {counts.applied} applied steps", {}))

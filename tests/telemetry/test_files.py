@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from mptrain.errors import CapabilityError, DataError
-from mptrain.telemetry.files import RunFiles, strict_json, write_json
+from mptrain.telemetry.files import RunFiles, indented, strict_json
 from mptrain.telemetry.records import Event
 from tests.telemetry.records import evaluation, numerics, overflow, progress, result, run_info
 
@@ -54,11 +55,10 @@ def test_a_run_is_recorded(tmp_path: Path):
 
 
 def test_non_finite_numbers_are_null_with_a_flag(tmp_path: Path):
-    write_json(
-        tmp_path / "x.json",
-        {"a": math.nan, "b": {"c": -math.inf, "d": (1.0, math.inf, [math.nan])}, "e": [{"f": math.inf}], "g": 1.5},
+    text = indented(
+        {"a": math.nan, "b": {"c": -math.inf, "d": (1.0, math.inf, [math.nan])}, "e": [{"f": math.inf}], "g": 1.5}
     )
-    written = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse_constant)
+    written = json.loads(text, parse_constant=refuse_constant)
     assert written == {
         "a": None,
         "a_nonfinite": "nan",
@@ -93,10 +93,9 @@ def test_the_newest_sample_of_gradients_is_part_of_a_window(tmp_path: Path):
     [np.float64(1.0), np.float32(1.0), np.int64(1), torch.tensor(1.0), {1, 2}, Path("x"), b"x", [np.float64(1.0)]],
     ids=lambda value: type(value).__name__,
 )
-def test_only_plain_values_are_taken(value: Any, tmp_path: Path):
+def test_only_plain_values_are_taken(value: Any):
     with pytest.raises(TypeError, match="not a plain JSON value"):
-        write_json(tmp_path / "x.json", {"outer": {"key": value}})
-    assert os.listdir(tmp_path) == []
+        indented({"outer": {"key": value}})
 
 
 def test_keys_must_be_strings():
@@ -161,12 +160,12 @@ def test_damage_within_the_file_is_named(tmp_path: Path):
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path):
-    path = tmp_path / "result.json"
-    write_json(path, {"a": 1})
+    files = RunFiles(tmp_path)
+    files.write("result.json", "old")
     (tmp_path / ".result.json.tmp").mkdir()  # in the way of the temporary file
     with pytest.raises(CapabilityError, match=r"cannot write .*result\.json: .*--output-dir"):
-        write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 1}
+        files.write("result.json", "new")
+    assert (tmp_path / "result.json").read_text() == "old"
 
 
 def test_run_directory_that_cannot_be_made(tmp_path: Path):
@@ -175,28 +174,51 @@ def test_run_directory_that_cannot_be_made(tmp_path: Path):
         RunFiles(tmp_path / "runs" / "r1")
 
 
-def test_full_disk_leaves_whole_lines_and_a_plain_error(tmp_path: Path):
+def test_a_full_disk_leaves_whole_lines_and_the_rest_waits_for_room(tmp_path: Path):
     script = """
         import resource, sys
         from pathlib import Path
-        from mptrain.errors import CapabilityError
         from mptrain.telemetry.files import RunFiles
         from tests.telemetry.records import progress
+        warnings = []
+        files = RunFiles(Path(sys.argv[1]), warnings.append)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
-        files = RunFiles(Path(sys.argv[1]))
-        try:
-            for step in range(100):
-                files.window(progress(step))
-        except CapabilityError as error:
-            print(error)
+        for step in range(20):
+            files.window(progress(step))
+        print(files.flush(), end="|")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        files.window(progress(20))
+        print(files.flush(), *[event.message for event in warnings], sep="|")
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], capture_output=True, text=True, check=True
     )
-    assert "cannot write" in done.stdout
-    records = read_lines(tmp_path / "metrics.jsonl")
-    assert [record["applied_steps"] for record in records] == list(range(len(records)))
-    assert len(records) > 3
+    full, then, warning = done.stdout.strip().split("|")
+    assert "records of" in full
+    assert "could not be written (" in full
+    assert then == "None"
+    assert warning.endswith("; training goes on, records wait for free space")
+    assert [record["applied_steps"] for record in read_lines(tmp_path / "metrics.jsonl")] == list(range(21))
+
+
+def test_a_folder_that_vanishes_is_made_anew_and_the_end_says_so(tmp_path: Path):
+    warnings: list[Event] = []
+    files = RunFiles(tmp_path / "run", warnings.append)
+    files.write("config.yaml", "name: x\n")
+    files.window(progress(1))
+    shutil.rmtree(tmp_path / "run")
+    files.window(progress(2))
+    assert (tmp_path / "run/config.yaml").read_text() == "name: x\n"
+    assert [record["applied_steps"] for record in read_lines(tmp_path / "run/metrics.jsonl")] == [2]
+    [event] = read_lines(tmp_path / "run/events.jsonl")
+    assert (
+        event["message"]
+        == warnings[0].message
+        == f"{tmp_path / 'run'} vanished; training goes on, in a folder made anew"
+    )
+    error = files.flush()
+    assert isinstance(error, CapabilityError)
+    assert "its earlier records are lost" in str(error)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")

@@ -101,9 +101,11 @@ def test_continues_the_same_order_with_workers_and_accumulation(workers, accumul
     assert same(weights(whole.run), weights(resumed.run))
 
 
-def test_logged_losses_continue(tmp_path):
-    whole, resumed = fitted(VARIED), cut_and_resumed(VARIED, 10, tmp_path)
-    expected = [(w.attempted_steps, w.loss) for w in whole.reporter.windows if w.attempted_steps > 10]
+@pytest.mark.parametrize("at", [10, 12])  # log.every is 5: between two windows, and within one
+def test_logged_losses_continue(at, tmp_path):
+    whole, resumed = fitted(VARIED), cut_and_resumed(VARIED, at, tmp_path)
+    expected = [(w.attempted_steps, w.loss) for w in whole.reporter.windows if w.attempted_steps > at]
+    assert whole.train_loss == resumed.train_loss
     assert [(w.attempted_steps, w.loss) for w in resumed.reporter.windows] == expected
 
 
