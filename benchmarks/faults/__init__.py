@@ -1,0 +1,1 @@
+"""What mptrain and its peers do on five faults; see `__main__.py`."""
