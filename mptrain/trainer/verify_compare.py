@@ -61,7 +61,7 @@ class Difference:
     def __str__(self) -> str:
         named = self.named()
         when = {
-            "repeated": f"differs without a cut{self._at()}",
+            "repeated": f"differs before any cut{self._at()}",
             "restored": "not restored",
             "begun": "differs before the first step after the cut",
             "steps": f"differs{self._at()}",
@@ -108,11 +108,14 @@ def compare(whole: Mapping[str, Any], cut: Mapping[str, Any], resumed: Mapping[s
     """Return how the traces of the three runs (see `verify_trace.py`) differ."""
     made = Comparison(whole["steps"], whole["cut"])
     at = made.cut
-    made.compared = _compared(whole, resumed)
+    made.compared = _compared(cut["rows"], cut["states"]["cut"])
     _note(made, _rows("repeated", [row for row in whole["rows"] if row["attempted"] <= at], cut["rows"]))
     _note(made, _states("repeated", whole["states"]["cut"], cut["states"]["cut"], attempt=at))
     if made.cause is not None:
         return made  # two runs that differ anyhow say nothing of a cut
+    made.compared = _compared(resumed["rows"], whole["states"]["end"], with_unsaved=True)
+    if resumed["evaluations"]:
+        made.compared["evaluation"] = f"{len(resumed['evaluations'])} after the cut"
     if cut["phases"]["saved"] == resumed["phases"]["restored"]:  # else precision.phases changes formats in between
         _note(made, _states("restored", cut["states"]["saved"], resumed["states"]["restored"]))
     _note(made, _states("begun", whole["states"]["next"], resumed["states"]["next"], with_unsaved=True))
@@ -176,18 +179,15 @@ def _difference(
     yield Difference(stage, component, names[0], len(names) - 1, attempt)
 
 
-def _compared(whole: Mapping[str, Any], resumed: Mapping[str, Any]) -> dict[str, str]:
+def _compared(
+    rows: list[Mapping[str, Any]], state: Mapping[str, Mapping[str, str]], *, with_unsaved: bool = False
+) -> dict[str, str]:
     """Return how much of each component there is to compare; components that a run has not are left out."""
-    end = whole["states"]["end"]
-    counts = {component: f"{len(resumed['rows'])} steps" for component in _OF_A_ROW.values()}
-    counts |= {
-        component: f"{len(end[component])} values"
-        for component in (*_OF_A_STATE, "unsaved")
-        if end[component] and component not in counts
-    }
-    if made := len(resumed["evaluations"]):
-        counts["evaluation"] = f"{made} of them"
-    return {component: counts[component] for component in COMPONENTS if component in counts}
+    found = {component: f"{len(rows)} steps" for component in _OF_A_ROW.values()}
+    for component in (*_OF_A_STATE, *(["unsaved"] if with_unsaved else [])):
+        if state[component] and component not in found:
+            found[component] = f"{len(state[component])} values"
+    return found
 
 
 def _quoted(difference: Difference) -> str:
@@ -199,8 +199,8 @@ def _explained(cause: Difference, unsaved: Difference | None) -> str:
     name = COMPONENTS[cause.component]
     if cause.stage == "repeated":
         return (
-            f"{name}: {cause}: two runs of this config are not the same even without a cut; look for what depends on "
-            "the time, the process or a generator without a seed"
+            f"not deterministic even without a cut: {name}: {cause}; look for what depends on the time, the process, "
+            "or a generator without a seed"
         )
     if cause.stage == "steps":
         return f"{name}: {cause}: {_HIDDEN[cause.component]}{_suspect(unsaved)}"

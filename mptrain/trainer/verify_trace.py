@@ -218,7 +218,8 @@ def _optimizer(run: Run, state: Mapping[str, Any]) -> Digests:
         name = names.get(numbers[index], f"parameter {index}")
         found |= {f"state of {name}, {key}": value for key, value in _leaves(entries)}
     for index, group in enumerate(state["param_groups"]):
-        found |= {f"settings of group {index}, {key}": value for key, value in _leaves(group)}
+        # Its rate is the schedule's, written anew before each step.
+        found |= {f"settings of group {index}, {key}": value for key, value in _leaves(group) if key != "lr"}
     return _named(found)
 
 
