@@ -6,6 +6,7 @@ Owns: where windows begin, and the check of the ids as they are read. Must not: 
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mptrain.data.language.configs import LanguageConfig
-from mptrain.errors import DataError
+from mptrain.errors import DataError, first_line
 from mptrain.interfaces import IGNORED_TOKEN, BadFiles, DataSpec, DataSplits, Streamed, TextCodec
 
 CHECKSUM_BYTES = 2**26
@@ -34,7 +35,9 @@ class Tokens:
         return len(self._ids)
 
     def __getitem__(self, part: slice) -> NDArray[np.int64]:
-        """Return ids start .. stop as int64; raise DataError where one is not in the vocabulary."""
+        """Return ids start .. stop as int64; raise DataError where one is not in the vocabulary or the file is gone."""
+        if isinstance(self._ids, np.memmap):
+            self._require_file(self._ids)
         ids: NDArray[np.int64] = self._ids[part].astype(np.int64)
         outside = (ids < 0) | (ids >= self._vocab_size)
         if outside.any():
@@ -44,6 +47,19 @@ class Tokens:
                 f"{self._vocab_size}; set it, or data.dtype, to what the file was written with"
             )
         return ids
+
+    def _require_file(self, mapped: np.memmap[Any, Any]) -> None:
+        """Raise DataError where a mapped file was deleted or cut short: its memory is no longer to be touched.
+
+        Reading past the end of such a file kills the process (SIGBUS). The look costs 2 us a window.
+        """
+        try:
+            size = os.stat(str(mapped.filename)).st_size
+        except OSError as error:
+            problem = error.strerror or first_line(error)
+            raise DataError(f"data: {self.source} cannot be read any more ({problem}); put the file back") from error
+        if size < mapped.offset + mapped.nbytes:
+            raise DataError(f"data: {self.source} was cut short while the run reads it; put the whole file back")
 
     def checksum(self) -> str:
         """Return the sha256 of the ids."""
