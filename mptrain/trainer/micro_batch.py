@@ -65,6 +65,12 @@ class FittingMicroBatch(MicroBatch):
             restore_random_state = keep_random_state(self._device)
             try:
                 return compute()
+            except ValueError as error:
+                if self.size is None or not norm_needs_more(error) or any(batch.size == 1 for batch in window):
+                    raise
+                raise torch.OutOfMemoryError(
+                    f"pieces of more than {self.size} samples do not fit, and of one BatchNorm has no statistics"
+                ) from error
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error):
                     raise
@@ -91,6 +97,11 @@ class FittingMicroBatch(MicroBatch):
         largest = max(batch.size for batch in window)
         size = largest if self.size is None else min(self.size, largest)
         return size, even_size(size, -(-size // 2), self.multiple)
+
+
+def norm_needs_more(error: ValueError) -> bool:
+    """Say whether torch refused to normalise over a single value."""
+    return "Expected more than 1 value per channel" in str(error)
 
 
 def even_size(batch: int, at_most: int, multiple: int = 1) -> int:

@@ -107,8 +107,11 @@ def _ways_out(run: Run, *, evaluating: bool) -> Iterator[str]:
         yield f"ema=null (frees {_size(run.memory.average)})"
     if policy.mode.computed in ("bf16", "fp16") and not policy.mode.pure:
         yield f"precision={policy.mode.computed}-pure (weights and moments take two bytes)"
-    if run.memory.optimizer_state > run.memory.weights / 2:
-        yield f"optimizer=sgd (frees {_size(run.memory.optimizer_state)})"
+    moments = run.memory.optimizer_state
+    if config.optimizer.name == "sgd" and getattr(config.optimizer, "momentum", 0):
+        yield f"optimizer.momentum=0 (frees {_size(moments)})"
+    elif moments > 1.5 * run.memory.weights:
+        yield f"optimizer=sgd (frees {_size(moments // 2)}, one moment of two)"
 
 
 def _smaller_batch(config: RunConfig) -> str:
@@ -163,5 +166,5 @@ def _size(count: int) -> str:
     """Return bytes as people write them."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
-            return f"{count / size:.3g} {unit}"
+            return f"{count / size:.1f} {unit}"
     return f"{count} B"
