@@ -109,6 +109,7 @@ class CheckpointStore:
     def _remove(self, path: Path) -> None:
         """Remove a checkpoint; renamed first, so that a kill in between leaves no half one under its name."""
         doomed = path.rename(self.folder / f"{_TEMPORARY}old-{path.name}")
+        sync_folder(self.folder)
         shutil.rmtree(doomed)
 
     def found(self) -> Found:

@@ -19,7 +19,6 @@ from mptrain.precision.weights import in_full
 from mptrain.trainer.build import Run
 from mptrain.trainer.resume import allows
 
-
 Said = tuple[str, str]
 """Kind and message of an event."""
 
