@@ -12,7 +12,7 @@ an outcome is judged by that, by the exit code and by what is on disk (judge.py)
 4. Killed in mid-epoch with shuffled data: are the sample ids after resuming those of an uninterrupted run?
 5. A NaN loss in BF16, one or lasting: what becomes of the weights and the newest checkpoint, and is anything said?
 
-Where a library offers a switch that might pass a fault, both the default and the switch are tried. About 8 minutes on
+Where a library offers a switch that might pass a fault, both the default and the switch are tried. About 5 minutes on
 2 cores. `--table FILE.json` prints the table of an earlier run.
 
 Owns: which trials run, and the table. Must not: import torch or a contestant.
@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,12 +65,9 @@ def run_all(asked: argparse.Namespace) -> dict[str, Any]:
         pending = []
         for fault in asked.faults.split(","):
             for peer in asked.peers.split(","):
-                python = sys.executable if peer == "mptrain" else str(asked.venv.absolute() / "bin" / "python")
                 for option in ("", *OPTIONS.get((peer, fault), ())):
-                    env = {"TMPDIR": str(SHARED_MEMORY)} if option == OTHER_TMPDIR else {}
                     folder = Path(work) / str(len(pending))
-                    trial = Trial(Contestant(peer, python), option, folder, env, asked.kills)
-                    pending.append(pool.submit(run_trial, fault, trial))
+                    pending.append(pool.submit(run_trial, peer, fault, option, folder, asked))
         cells = [each.result() for each in pending]
     return {
         "kills": asked.kills,
@@ -79,22 +77,26 @@ def run_all(asked: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def run_trial(fault: str, trial: Trial) -> dict[str, Any]:
+def run_trial(peer: str, fault: str, option: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Return one cell of the table; a trial that breaks says why in its place, and the others go on."""
-    trial.clear()
-    if trial.option == OTHER_TMPDIR and (
-        not SHARED_MEMORY.is_dir() or SHARED_MEMORY.stat().st_dev == trial.folder.stat().st_dev
-    ):
+    folder.mkdir()
+    env = {"TMPDIR": str(SHARED_MEMORY)} if option == OTHER_TMPDIR else {}
+    if env and (not SHARED_MEMORY.is_dir() or SHARED_MEMORY.stat().st_dev == folder.stat().st_dev):
         found = {"outcome": f"not tried: {SHARED_MEMORY} is no file system of its own here", "seen": {}}
     else:
         try:
-            found = FAULTS[fault](trial)
+            with Contestant(peer, python_of(peer, asked.venv), env) as contestant:
+                found = FAULTS[fault](Trial(contestant, option, folder, asked.kills))
         except Exception as error:
             found = {"outcome": f"not measured: {type(error).__name__}: {error}", "seen": {}}
-    trial.clear()
-    cell = {"peer": trial.contestant.name, "fault": fault, "option": trial.option, **found}
-    print(f"{cell['peer']:<11} {fault:<17} {trial.option:<30} {found['outcome']}", file=sys.stderr, flush=True)
-    return cell
+    shutil.rmtree(folder)
+    print(f"{peer:<11} {fault:<17} {option:<30} {found['outcome']}", file=sys.stderr, flush=True)
+    return {"peer": peer, "fault": fault, "option": option, **found}
+
+
+def python_of(peer: str, venv: Path) -> str:
+    """Return the Python that has this contestant."""
+    return sys.executable if peer == "mptrain" else str(venv.absolute() / "bin" / "python")
 
 
 def versions(peer: str, venv: Path) -> dict[str, str]:
@@ -103,8 +105,7 @@ def versions(peer: str, venv: Path) -> dict[str, str]:
         "import json, importlib.metadata as m; from benchmarks.faults.worker import PACKAGES as p; "
         f"print(json.dumps({{n: m.version(n) for n in ('torch', *p[{peer!r}])}}))"
     )
-    python = sys.executable if peer == "mptrain" else venv.absolute() / "bin" / "python"
-    done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([python_of(peer, venv), "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, str] = json.loads(done.stdout)
     return found
 

@@ -5,6 +5,8 @@ Owns: this contestant. Must not: do more than Accelerate's checkpointing guide s
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
@@ -32,22 +34,24 @@ class _Progress:
 def run(job: Job, witness: Witness) -> None:
     """Train the plain loop that the guides show."""
     set_seed(SEED)
-    stateful = job.option == "use_stateful_dataloader"
+    stateful = job.option.startswith("use_stateful_dataloader")
+    seedable = job.option == "use_seedable_sampler, set_epoch by hand"
     accelerator = Accelerator(
         cpu=True,
         mixed_precision=PRECISIONS[job.precision],
         project_config=ProjectConfiguration(job.folder, automatic_checkpoint_naming=True, total_limit=2),
-        dataloader_config=DataLoaderConfiguration(
-            use_seedable_sampler=job.option == "use_seedable_sampler", use_stateful_dataloader=stateful
-        ),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=seedable, use_stateful_dataloader=stateful),
     )
     if job.option == "CPU scaler by hand":  # it makes none for a CPU; this is the attribute that it saves and restores
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=INIT_SCALE, growth_interval=GROWTH_INTERVAL)
+    loader_class: Any = DataLoader
+    if job.option == "use_stateful_dataloader on torchdata's StatefulDataLoader":
+        from torchdata.stateful_dataloader import StatefulDataLoader as loader_class
     bare = witness.watch_mlp(MLP(job.ballast))
     model, optimizer, loader = accelerator.prepare(
         bare,
         torch.optim.AdamW(bare.parameters(), lr=LR),
-        DataLoader(as_dataset(), batch_size=BATCH_SIZE, shuffle=True),
+        loader_class(as_dataset(), batch_size=BATCH_SIZE, shuffle=True),
     )
     progress = _Progress()
     accelerator.register_for_checkpointing(progress)
@@ -60,7 +64,7 @@ def run(job: Job, witness: Witness) -> None:
     while progress.step < job.steps:
         epoch, done = divmod(progress.step, STEPS_PER_EPOCH)
         batches = accelerator.skip_first_batches(loader, done) if done and not stateful else loader
-        if job.option == "use_seedable_sampler":
+        if seedable:
             batches.set_epoch(epoch)
         for inputs, labels in batches:
             loss = cross_entropy(model(inputs), labels)

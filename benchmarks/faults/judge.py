@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ class Trial:
     contestant: Contestant
     option: str
     folder: Path
-    env: Mapping[str, str]
     kills: int
 
     def job(self, **what: Any) -> Job:
@@ -45,7 +43,7 @@ class Trial:
 
     def run(self, job: Job, kill: random.Random | None = None) -> Ending:
         """Run it."""
-        return self.contestant.run(job, kill=kill, env=self.env)
+        return self.contestant.run(job, kill=kill)
 
     def clear(self) -> None:
         """Empty the folder."""
@@ -192,7 +190,8 @@ def nan_loss(trial: Trial) -> dict[str, Any]:
 
 def _nan_words(seen: dict[str, Any]) -> str:
     finite = {True: "finite", False: "NaN"}
-    noticed = "said" if seen["said"] else "not a word"
+    noticed = "said so" if seen["said"] else "not a word"
+    noticed += f", stops in step {seen['steps_begun']}" if seen["steps_begun"] < 2 * STEPS_PER_EPOCH else ""
     saved = finite.get(seen["checkpoint_finite"], "none")
     return f"weights {finite[seen['weights_finite']]}, checkpoint {saved}, exit {seen['exit_code']}, {noticed}"
 
@@ -215,12 +214,17 @@ FAULTS = {
     "NaN loss in BF16": nan_loss,
 }
 OTHER_TMPDIR = "TMPDIR on another file system"
+"""Lightning writes a checkpoint to TMPDIR, then moves it: from another file system, as is common, that is a copy."""
 OPTIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("lightning", "kill during save"): (OTHER_TMPDIR,),
     ("lightning", "scaler state"): ("CPU scaler by hand",),
     ("lightning", "mid-epoch order"): ("StatefulDataLoader",),
     ("lightning", "NaN loss in BF16"): ("EarlyStopping(check_finite)", "detect_anomaly"),
     ("accelerate", "scaler state"): ("CPU scaler by hand",),
-    ("accelerate", "mid-epoch order"): ("use_seedable_sampler", "use_stateful_dataloader"),
+    ("accelerate", "mid-epoch order"): (
+        "use_seedable_sampler, set_epoch by hand",
+        "use_stateful_dataloader",
+        "use_stateful_dataloader on torchdata's StatefulDataLoader",
+    ),
 }
 """What is tried beside the defaults: each library's own switches that might pass the fault."""

@@ -1,4 +1,4 @@
-"""Starts workers, reads what they say, kills them where asked.
+"""Starts workers, gives them jobs, reads what they say, kills them where asked.
 
 Owns: processes and the clock of a kill. Must not: judge an outcome, or import torch.
 """
@@ -30,7 +30,7 @@ SAVES_BEFORE_KILL = 2
 class Ending:
     """How a process ended, and what it said until then."""
 
-    code: int
+    code: int = 0
     """Exit code; negative: the signal that ended it."""
     events: list[dict[str, Any]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -64,49 +64,63 @@ class Ending:
         return re.split(r"(?<=[a-z])\. ", (named or self.lines or ["nothing printed"])[-1])[0][:160]
 
 
-@dataclass(frozen=True)
 class Contestant:
-    """Whom to start, in which Python."""
+    """One contestant's worker; a context manager, as it is a process."""
 
-    name: str
-    python: str
-
-    def run(self, job: Job, *, kill: random.Random | None = None, env: Mapping[str, str] | None = None) -> Ending:
-        """Run one job to its end; with `kill`, SIGKILL it at a random moment of its third save."""
-        process = subprocess.Popen(
-            [self.python, "-m", "benchmarks.faults.worker", self.name, json.dumps(asdict(job))],
+    def __init__(self, name: str, python: str, env: Mapping[str, str]) -> None:
+        self.name = name
+        self._worker = subprocess.Popen(
+            [python, "-m", "benchmarks.faults.worker", name],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
         )
-        hung = threading.Event()
-        watchdog = threading.Timer(LIMIT_S, lambda: (hung.set(), process.kill()))
-        watchdog.start()
-        ending = Ending(0)
-        began_saving = time.monotonic()
-        for event in _read(process, ending, f"{job.folder}/"):
-            if event["event"] == "step" and len(ending.events) > 2:
+
+    def __enter__(self) -> Contestant:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.kill()  # it waits for its next job, and holds nothing
+        self._worker.communicate()
+
+    def run(self, job: Job, *, kill: random.Random | None = None) -> Ending:
+        """Run one job to its end; with `kill`, SIGKILL its process at a random moment of its third save."""
+        assert self._worker.stdin is not None
+        self._worker.stdin.write(json.dumps(asdict(job)) + "\n")
+        self._worker.stdin.flush()
+        ending = Ending()
+        process, began_saving = 0, 0.0
+        for event in self._events(ending, f"{job.folder}/"):
+            if event["event"] == "begin":
+                process = event["pid"]
+                watchdog = threading.Timer(LIMIT_S, os.kill, (process, signal.SIGKILL))
+                watchdog.start()
+            elif event["event"] == "ended":
+                if watchdog.finished.is_set():
+                    raise TimeoutError(f"{self.name} took more than {LIMIT_S} s")
+                watchdog.cancel()
+                ending.code = event["code"]
+                return ending
+            elif event["event"] == "step" and began_saving:
                 ending.saves_s.append(time.monotonic() - began_saving)
             elif event["event"] == "stepped":
                 began_saving = time.monotonic()
                 if kill is not None and len(ending.saves_s) == SAVES_BEFORE_KILL:
                     time.sleep(kill.uniform(0, ending.saves_s[-1]))
-                    process.kill()
-        ending.code = process.wait()
-        watchdog.cancel()
-        if hung.is_set():
-            raise TimeoutError(f"{self.name} took more than {LIMIT_S} s")
-        return ending
+                    os.kill(process, signal.SIGKILL)
+            if event["event"] != "begin":
+                ending.events.append(event)
+        raise RuntimeError(f"{self.name} cannot be started: {ending.last_words}")
 
-
-def _read(process: subprocess.Popen[str], ending: Ending, folder: str) -> Iterator[dict[str, Any]]:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("@@"):
-            ending.events.append(json.loads(line[2:]))
-            yield ending.events[-1]
-        else:
-            ending.lines += [part.strip() for part in re.split(r"[\r\n]", line.replace(folder, "")) if part.strip()]
+    def _events(self, ending: Ending, folder: str) -> Iterator[dict[str, Any]]:
+        """Yield what the witness says; all other lines go to `ending`, without the folder's name."""
+        assert self._worker.stdout is not None
+        for line in self._worker.stdout:
+            if line.startswith("@@"):
+                yield json.loads(line[2:])
+            else:
+                ending.lines += [part.strip() for part in re.split(r"[\r\n]", line.replace(folder, "")) if part.strip()]
