@@ -33,8 +33,8 @@ test-gpu: setup  ## tests that need an NVIDIA GPU
 reliability: setup  ## slow proofs: killed at random moments, a run always resumes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-fuzz: setup  ## random configs against the loader
-	$(BIN)/python -m tests.fuzz_config $(ARGS)
+fuzz: setup  ## 20,000 bad inputs against the command line
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: setup  ## overhead against a plain PyTorch loop
 	$(BIN)/python -m benchmarks.overhead $(ARGS)
