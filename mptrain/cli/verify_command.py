@@ -22,9 +22,10 @@ def verify_resume(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train whole, and again cut and resumed, and name what differs in any bit (exit 3).
+    """Cut and resume a run, and name any bit that differs.
 
-    Three processes, in deterministic mode (train.deterministic=true), in a temporary folder that is removed.
+    Trains CONFIG whole, to the cut, and on from the checkpoint, in three processes and in deterministic mode
+    (train.deterministic=true). Exit 0: bit-equal; 3: not. Nothing is left but what it prints.
     """
     from mptrain.catalog import load_config
     from mptrain.trainer.verify_resume import verify_resume as verify

@@ -187,16 +187,15 @@ def _run(part: Part, folder: Path, cut: int | None, tell: Callable[[str], None])
 
 def _wait_for(command: list[str], stderr: Any) -> int:
     """Run a command to its end, in a session of its own so that nothing of it outlives this call."""
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": stderr}
     # Its standard input closes when this process is gone, which is how it learns of that.
-    process = subprocess.Popen(  # noqa: S603
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
-    )
-    try:
-        return process.wait()
-    except BaseException:
-        with Undisturbed():
-            _kill_session(process)
-        raise
+    with subprocess.Popen(command, **streams, start_new_session=True) as process:  # noqa: S603
+        try:
+            return process.wait()
+        except BaseException:
+            with Undisturbed():
+                _kill_session(process)
+            raise
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:
@@ -208,8 +207,8 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
 def _how_it_died(code: int) -> dict[str, str]:
     """Return the ending of a process that could not write one itself."""
     if code == -signal.SIGKILL:
-        return {"status": "oom", "error": "it was killed; the machine may have run out of memory"}
-    said = f"it ended with code {code}" if code >= 0 else f"it was ended by {signal.Signals(-code).name}"
+        return {"status": "oom", "error": "a process of the check was killed; the machine may have run out of memory"}
+    said = f"it ended with code {code}" if code >= 0 else f"{signal.Signals(-code).name} ended it"
     return {"status": "crashed", "error": said}
 
 
