@@ -134,11 +134,11 @@ def result_of(whole: dict[str, Any], found: Comparison) -> dict[str, Any]:
             component: {
                 "label": COMPONENTS[component],
                 "equal": component not in found.differences,
-                "compared": found.compared[component],
+                "compared": found.compared.get(component, ""),
                 "first_difference": str(found.differences[component]) if component in found.differences else None,
             }
             for component in COMPONENTS
-            if component in found.compared
+            if component in found.compared or component in found.differences
         },
     }
 
@@ -146,10 +146,15 @@ def result_of(whole: dict[str, Any], found: Comparison) -> dict[str, Any]:
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
     """Give a folder that is gone afterwards, also where a signal ends this process."""
-    folder = Path(tempfile.mkdtemp(prefix="mptrain-verify-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="mptrain-verify-"))
+    except OSError as error:
+        raise _cannot_write(error.strerror) from error
     try:
         with StopAtOnce():
             yield folder
+    except OSError as error:
+        raise _cannot_write(error.strerror) from error
     except StoppedBySignal as stopped:
         raise Preempted(f"stopped by {stopped}; nothing was verified, start it again") from None
     except KeyboardInterrupt:
@@ -157,6 +162,10 @@ def _temporary_folder() -> Iterator[Path]:
     finally:
         with Undisturbed():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cannot_write(reason: str | None) -> CapabilityError:
+    return CapabilityError(f"cannot write to the temporary folder ({reason}); set TMPDIR to one with more space")
 
 
 def _run(part: Part, folder: Path, cut: int | None, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -208,6 +217,8 @@ def _how_it_died(code: int) -> dict[str, str]:
     """Return the ending of a process that could not write one itself."""
     if code == -signal.SIGKILL:
         return {"status": "oom", "error": "a process of the check was killed; the machine may have run out of memory"}
+    if code == CapabilityError.exit_code:
+        return {"status": CapabilityError.status, "error": str(_cannot_write("it may be full"))}
     said = f"it ended with code {code}" if code >= 0 else f"{signal.Signals(-code).name} ended it"
     return {"status": "crashed", "error": said}
 
@@ -218,4 +229,13 @@ def _failure(part: Part, outcome: dict[str, Any]) -> MptrainError:
     where = "" if part == "whole" and kind is not MptrainError else f"{_IN_WORDS[part]}: "
     if kind is ConfigError:
         return ConfigError([f"{where}{line}" for line in outcome["error"].splitlines()])
-    return kind(f"{where}{outcome['error']}")
+    return kind(f"{where}{outcome['error']}{_because_of_the_check(outcome['error'])}")
+
+
+def _because_of_the_check(error: str) -> str:
+    """Return what to add to an error whose remedy is not the one that it names."""
+    if error.startswith("train.deterministic:"):
+        return " (the check always sets train.deterministic: other runs differ without a cut)"
+    if "cannot save" in error:
+        return " (the check saves in a temporary folder: set TMPDIR to one with more space)"
+    return ""

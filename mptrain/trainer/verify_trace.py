@@ -28,7 +28,7 @@ from mptrain.catalog import load_config
 from mptrain.checkpoint import CheckpointStore
 from mptrain.config.schema import PlantConfig, RunConfig
 from mptrain.data.cached import tensor_list
-from mptrain.errors import ConfigError, MptrainError, Preempted
+from mptrain.errors import CapabilityError, ConfigError, MptrainError, Preempted
 from mptrain.interfaces import Batch
 from mptrain.telemetry.records import Evaluation, Event, Progress, RunInfo
 from mptrain.trainer.build import Run, build_run, describe_device, resolve_device
@@ -54,7 +54,11 @@ def main(job_file: str) -> None:
             traceback.print_exception(error)
             ending = MptrainError(traceback.format_exception_only(error)[-1].strip())
         outcome = {"status": ending.status, "exit_code": ending.exit_code, "error": str(ending)}
-    Path(job.trace).write_text(json.dumps(outcome))
+    try:
+        Path(job.trace).write_text(json.dumps(outcome))
+    except OSError:
+        Path(job.trace).unlink(missing_ok=True)  # half of it says nothing
+        sys.exit(CapabilityError.exit_code)
     sys.exit(outcome["exit_code"])
 
 

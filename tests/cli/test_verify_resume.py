@@ -222,6 +222,22 @@ def test_a_run_that_is_killed_is_one_line(scratch):
     assert err == "error: a process of the check was killed; the machine may have run out of memory\n"
 
 
+@pytest.mark.parametrize(
+    ("limit", "text"), [(2000, "cannot write to"), (6000, "cannot write to"), (150_000, "cannot save")]
+)
+def test_a_full_disk_is_one_line(limit, text, scratch):
+    """A limit on the size of a file fails like a full disk, for the config, the trace, and the checkpoint."""
+    code = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+    code += "from mptrain.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    arguments = ["verify-resume", "small.yaml", "--steps", "4", "model.hidden=[3000]"]
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENV | {"TMPDIR": str(scratch)}, timeout=200)
+    assert done.returncode == 4, done.stderr
+    assert text in done.stderr
+    assert "set TMPDIR to one with more space" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_command_itself_imports_no_torch():
     code = "import sys, mptrain.cli.verify_command, mptrain.trainer.verify_resume; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
