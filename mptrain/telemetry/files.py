@@ -66,6 +66,7 @@ def _replace(path: Path, chunks: Iterable[bytes]) -> None:
     """Put a new file in the place of `path`, durably and all at once."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # left by a kill; were it a link, another file would be written
         write_synced(temporary, chunks)
         temporary.replace(path)
         sync_folder(path.parent)
@@ -96,6 +97,7 @@ class NewLines:
     def __enter__(self) -> NewLines:
         with self._writing():
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.unlink(missing_ok=True)
             self._file = self._temporary.open("wb")
         return self
 
@@ -267,8 +269,11 @@ def _event_record(event: Event) -> dict[str, Any]:
 def _keep(lines: Lines, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
     """Drop every record that is not `wanted`, and a torn last line."""
     lines.close()
-    if lines.path.exists():
-        _replace(lines.path, _wanted_lines(lines.path, wanted))
+    if not os.path.lexists(lines.path):
+        return
+    if not lines.path.is_file():  # a pipe would be waited for, and a link to nothing be written through
+        raise DataError(f"{lines.path}: is not a regular file; move it away to resume this run")
+    _replace(lines.path, _wanted_lines(lines.path, wanted))
 
 
 def _wanted_lines(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> Iterator[bytes]:

@@ -159,6 +159,23 @@ def test_damage_within_the_file_is_named(tmp_path: Path):
     assert os.listdir(tmp_path) == ["metrics.jsonl"]
 
 
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to(path.with_name("elsewhere"))])
+def test_a_pipe_is_not_waited_for_and_a_link_to_nothing_not_written_through(tmp_path: Path, put: Any):
+    files = RunFiles(tmp_path)
+    put(tmp_path / "events.jsonl")
+    with pytest.raises(DataError, match=r"events\.jsonl: is not a regular file; move it away"):
+        files.trim_after(20, 20)
+    assert os.listdir(tmp_path) == ["events.jsonl"]
+
+
+def test_a_link_in_the_way_of_a_temporary_file_is_not_written_through(tmp_path: Path):
+    files = RunFiles(tmp_path / "run")
+    (tmp_path / "run/.result.json.tmp").symlink_to(tmp_path / "elsewhere")
+    files.write("result.json", "new")
+    assert (tmp_path / "run/result.json").read_text() == "new"
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_failed_write_leaves_the_old_file(tmp_path: Path):
     files = RunFiles(tmp_path)
     files.write("result.json", "old")
