@@ -173,6 +173,19 @@ def _link(path: Path, damage: Damage, _: list[Path], targets: Path) -> None:
     path.symlink_to(target)
 
 
+def _plant(path: Path, damage: Damage, _: list[Path], targets: Path) -> None:
+    """Put a link to nothing, a folder or a file in the way of a file that is yet to be written."""
+    place = path / Path(damage.value).name
+    if not place.name or place.name == ".." or os.path.lexists(place):
+        return
+    if damage.where % 4 == 0:
+        place.mkdir()
+    elif damage.where % 4 == 1:
+        place.touch()
+    else:
+        place.symlink_to(targets / "missing")
+
+
 def _pipe(path: Path, *_: Any) -> None:
     """Put a pipe, which whoever opens it waits for, in the place of a file."""
     path.unlink()
@@ -281,6 +294,7 @@ DAMAGES: dict[str, _Kind] = {
     "swap parts": _Kind(_ends_with(TORCH_SUFFIX), _swap),
     "other kind": _Kind(_is_any, _make_other_kind),
     "link": _Kind(_is_any, _link, "link"),
+    "plant": _Kind(_is_folder, _plant, "name"),
     "pipe": _Kind(_is_file, _pipe),
     "change lines": _Kind(_ends_with(".jsonl"), _change_lines, "line"),
     "change config": _Kind(_ends_with(".yaml"), _change_text, "text"),

@@ -216,7 +216,11 @@ _LINES = (
     *("NaN", '{"attempted_step": NaN}', '{"type": "eval", "applied_steps": "2"}', "x" * 1_000_000, "\u2028", "\udcff"),
     *('{"type": "train", "attempted_steps": null}', '{"attempted_step": []}', '"\\ud800"'),
 )
-_NAMES = ("..", "../x", "step-99999999", "step-x", "step-00000000", "model.pt", "a\nb", ".saving-x")
+_NAMES = (
+    *("..", "../x", "step-99999999", "step-x", "step-00000000", "step-00000006", "model.pt", "a\nb", ".saving-x"),
+    *(f".{name}.tmp" for name in ("config.yaml", "env.json", "plan.json", "metrics.jsonl", "events.jsonl")),
+    *(".result.json.tmp", ".saving-step-00000006", ".saving-old-step-00000002", "lock", ".lock", "manifest.json"),
+)
 _damage_values: Mapping[str, st.SearchStrategy[Any]] = {
     "bytes": st.one_of(st.binary(max_size=20), st.sampled_from((b"\0", b"\n", b"{", b"\xff\xfe", b"[" * 100_000)))
     .map(lambda content: content.decode("latin-1")),
