@@ -80,12 +80,15 @@ def run_all(asked: argparse.Namespace) -> dict[str, Any]:
 def run_trial(peer: str, fault: str, option: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Return one cell of the table; a trial that breaks says why in its place, and the others go on."""
     folder.mkdir()
-    env = {"TMPDIR": str(SHARED_MEMORY)} if option == OTHER_TMPDIR else {}
-    if env and (not SHARED_MEMORY.is_dir() or SHARED_MEMORY.stat().st_dev == folder.stat().st_dev):
+    elsewhere = option == OTHER_TMPDIR
+    if elsewhere and (not SHARED_MEMORY.is_dir() or SHARED_MEMORY.stat().st_dev == folder.stat().st_dev):
         found = {"outcome": f"not tried: {SHARED_MEMORY} is no file system of its own here", "seen": {}}
     else:
         try:
-            with Contestant(peer, python_of(peer, asked.venv), env) as contestant:
+            with (
+                tempfile.TemporaryDirectory(dir=SHARED_MEMORY if elsewhere else folder.parent) as temporary,
+                Contestant(peer, python_of(peer, asked.venv), {"TMPDIR": temporary}) as contestant,
+            ):  # what a killed process leaves in TMPDIR (Lightning: the checkpoint that it was writing) goes with it
                 found = FAULTS[fault](Trial(contestant, option, folder, asked.kills))
         except Exception as error:
             found = {"outcome": f"not measured: {type(error).__name__}: {error}", "seen": {}}

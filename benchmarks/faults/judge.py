@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def kill_during_save(trial: Trial) -> dict[str, Any]:
     if lost:
         words.append(f"{lost} lose a save that was complete")
     seen = {"kills": tried, "failed": len(failures), "mixed": mixed, "lost_complete_saves": lost}
-    seen |= {"errors": sorted(set(failures)), "median_save_s": round(sorted(saves_s)[len(saves_s) // 2], 3)}
+    seen |= {"errors": Counter(failures), "median_save_s": round(sorted(saves_s)[len(saves_s) // 2], 3)}
     return {"outcome": "; ".join(words), "seen": seen}
 
 
