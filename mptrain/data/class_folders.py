@@ -5,8 +5,10 @@ Owns: which classes there are, and which of them can be used. Must not: know wha
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mptrain.errors import DataError
 from mptrain.interfaces import BadFiles
@@ -42,6 +44,24 @@ def class_files(
     if not usable:
         raise DataError(f"data.root: no class has {kind} in both {roots[0]} and {roots[1]}")
     return {name: train[name] for name in usable}, {name: test[name] for name in usable}
+
+
+def identity_of(name: str, roots: tuple[Path, Path], train: Files, test: Files) -> dict[str, Any]:
+    """Return what says that the data are the same: how many, and the checksums of the files' names, in order.
+
+    Contents are not read: ImageNet's would take minutes.
+    """
+    counts = {split: sum(map(len, files.values())) for split, files in (("train", train), ("test", test))}
+    checksums = [_names_sha256(*split) for split in zip(roots, (train, test), strict=True)]
+    return {"name": name, **counts, "classes": len(train), "names_sha256": checksums}
+
+
+def _names_sha256(root: Path, files: Files) -> str:
+    digest = hashlib.sha256()
+    for name, paths in files.items():
+        for path in paths:
+            digest.update(f"{name}/{Path(path).relative_to(root / name)}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _class_names(folder: Path, kind: str) -> list[str]:

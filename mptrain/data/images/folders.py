@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mptrain.data.class_folders import Files, class_files
+from mptrain.data.class_folders import Files, class_files, identity_of
 from mptrain.data.images.configs import FolderConfig
 from mptrain.data.images.decode import load_rgb
 from mptrain.data.images.streamed import eval_transform, test_split, train_split, train_transform
@@ -54,7 +54,7 @@ def image_folder(config: FolderConfig) -> DataSplits:
     classes = tuple(train)
     train_images, test_images = ImageFiles(train, train_transform(config)), ImageFiles(test, eval_transform(config))
     spec = DataSpec((3, config.image_size, config.image_size), len(classes), class_names=classes)
-    identity = {"name": config.name, "train": len(train_images), "test": len(test_images), "classes": len(classes)}
+    identity = identity_of(config.name, roots, train, test)
     splits = train_split(config, train_images, len(classes)), test_split(config, test_images)
     return DataSplits(spec, *splits, identity, bad_files)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mptrain.data.class_folders import Files, class_files
+from mptrain.data.class_folders import Files, class_files, identity_of
 from mptrain.data.speech.audio import is_audio, read_audio
 from mptrain.data.speech.configs import WavFolderConfig
 from mptrain.data.speech.log_mel import LogMel, SpeechTransform
@@ -25,7 +25,8 @@ def wav_folder(config: WavFolderConfig) -> DataSplits:
     out of both).
     """
     root, bad_files = Path(config.root).expanduser(), BadFiles(config.on_error)
-    train, test = class_files((root / "train", root / "test"), "audio files", _recordings_in, bad_files)
+    roots = root / "train", root / "test"
+    train, test = class_files(roots, "audio files", _recordings_in, bad_files)
     names = tuple(train)
     front = LogMel(config.features, config.sample_rate)
     samples = round(config.seconds * config.sample_rate)
@@ -34,7 +35,7 @@ def wav_folder(config: WavFolderConfig) -> DataSplits:
     train_clips, test_clips = (
         WavClips(files, config.sample_rate, samples, random=files is train) for files in (train, test)
     )
-    identity = {"name": config.name, "train": len(train_clips), "test": len(test_clips), "classes": len(names)}
+    identity = identity_of(config.name, roots, train, test)
     return DataSplits(
         spec,
         Streamed(train_clips, transform=transform, augments=True),

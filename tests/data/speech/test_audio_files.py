@@ -136,7 +136,11 @@ def test_recordings_are_cut_or_padded_in_the_middle_or_at_random() -> None:
 def test_a_wav_folder_is_pictures_of_one_length(folders: Path) -> None:
     splits = build("wav_folder", folders)
     assert (splits.spec.input_shape, splits.spec.class_names) == ((1, 97, 80), ("no", "yes"))
-    assert splits.identity == {"name": "wav_folder", "train": 6, "test": 6, "classes": 2}
+    checksums = splits.identity["names_sha256"]
+    assert splits.identity == {"name": "wav_folder", "train": 6, "test": 6, "classes": 2, "names_sha256": checksums}
+    next((folders / "train" / "no").iterdir()).rename(folders / "train" / "no" / "another name.wav")
+    renamed = build("wav_folder", folders).identity["names_sha256"]
+    assert (renamed[0] != checksums[0], renamed[1] == checksums[1]) == (True, True)
     settings = config("wav_folder", folders)
     batches = list(make_eval_loader(splits.test, settings, device=CPU))
     assert [batch.inputs.shape for batch in batches] == [(2, 1, 97, 80)] * 3
