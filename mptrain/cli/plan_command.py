@@ -27,6 +27,7 @@ def plan(
     """Show the format of every module, the reason, and the memory that weights, gradients and optimizer will take."""
     from mptrain.catalog import load_config
     from mptrain.trainer.endings import known_endings
+    from mptrain.trainer.micro_batch import piece_sizes
     from mptrain.trainer.plan_report import plan_reports
 
     loaded = load_config(config, overrides or ())
@@ -35,11 +36,12 @@ def plan(
     if json_output:
         print(json.dumps(reports[0] if len(reports) == 1 else {"phases": reports}, indent=2))
         return
+    at_a_time = max(piece_sizes({loaded.config.data.batch_size}, loaded.config.train.micro_batch))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for index, report in enumerate(reports):
         print(f"\n{_heading(report)}" if index else _heading(report))
         print(_table(report["modules"], width))
-        print(_memory(report["memory"], loaded.config.data.batch_size))
+        print(_memory(report["memory"], at_a_time))
         for notice in report["notices"]:
             print(f"note: {notice}")
 
@@ -107,12 +109,12 @@ def _row(module: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _memory(memory: dict[str, int | None], batch_size: int) -> str:
-    """Return two lines: what is held between steps, and what a micro-batch adds."""
+def _memory(memory: dict[str, int | None], samples: int) -> str:
+    """Return two lines: what is held between steps, and what computing on so many samples adds."""
     apart = ("total", "activations", "total_with_activations")
     parts = [f"{name.replace('_', ' ')} {size(held)}" for name, held in memory.items() if held and name not in apart]
     held, activations, both = (size(memory[name]) for name in apart)
     return (
         f"memory held between steps: {', '.join(parts)}; total {held}\n"
-        f"memory of the activations of {batch_size} samples: {activations}; total {both}"
+        f"memory of the activations of {samples} samples: {activations}; total {both}"
     )

@@ -135,8 +135,8 @@ def norm_notices(config: RunConfig, model: nn.Module) -> list[str]:
     if not norms or wanted is None or (isinstance(wanted, int) and wanted >= batch):
         return []
     when = "where memory runs out, " if wanted == "auto" else ""
-    size = "a piece" if wanted == "auto" else f"{wanted} samples"
+    size = "a piece" if wanted == "auto" else f"a piece of at most {wanted} samples"
     return [
-        f"train.micro_batch: {when}this model's {norms} BatchNorm layers normalise over {size} at a time, not over the "
-        f"micro-batch of {batch}: the result is another one"
+        f"train.micro_batch: {when}BatchNorm ({norms} in this model) normalises over {size} at a time, not over the "
+        f"whole batch of {batch}: the result is another one"
     ]

@@ -18,6 +18,7 @@ from mptrain.config.schema import RunConfig
 from mptrain.errors import OutOfMemoryError, first_line
 from mptrain.interfaces import InMemory
 from mptrain.precision.capability import support
+from mptrain.telemetry.human import size
 from mptrain.trainer.evaluate import evaluate
 from mptrain.trainer.memory import peak_memory_bytes
 
@@ -43,14 +44,14 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(error: BaseException, run: Run) -> OutOfMemoryError:
     """Return the error that says in one line what was in use, and what would help."""
-    held = [
-        f"{_HELD_IN_WORDS.get(field.name, field.name)} {_size(size)}"
+    parts = [
+        f"{_HELD_IN_WORDS.get(field.name, field.name)} {size(held)}"
         for field in fields(run.memory)
-        if (size := getattr(run.memory, field.name))
+        if (held := getattr(run.memory, field.name))
     ]
     ways = [*_ways_out(run, evaluating=_passed_through_evaluation(error)), *_LAST_RESORTS][:_WAYS]
     return OutOfMemoryError(
-        f"out of memory ({first_line(error)}); training holds {', '.join(held)}; {memory_in_use(run.device)}. "
+        f"out of memory ({first_line(error)}); training holds {', '.join(parts)}; {memory_in_use(run.device)}. "
         f"Try {'; or '.join(ways)}"
     )
 
@@ -61,14 +62,11 @@ def memory_in_use(device: torch.device) -> str:
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
-        return (
-            f"{device}: {_size(allocated)} allocated, {_size(reserved)} reserved, peak {_size(peak or 0)} of "
-            f"{_size(total)}"
-        )
-    found = [f"{_size(resident)} resident"] if (resident := _resident_bytes()) else []
-    found += [f"peak {_size(peak)}"] if peak else []
-    found += [f"limit {_size(limit)} ({name})" for name, limit in _limits()]
-    found += [f"machine {_size(machine)}"] if (machine := _machine_bytes()) else []
+        return f"{device}: {size(allocated)} allocated, {size(reserved)} reserved, peak {size(peak)} of {size(total)}"
+    found = [f"{size(resident)} resident"] if (resident := _resident_bytes()) else []
+    found += [f"peak {size(peak)}"] if peak else []
+    found += [f"limit {size(limit)} ({name})" for name, limit in _limits()]
+    found += [f"machine {size(machine)}"] if (machine := _machine_bytes()) else []
     return f"this process: {', '.join(found)}" if found else "the system does not tell what is in use"
 
 
@@ -104,14 +102,14 @@ def _ways_out(run: Run, *, evaluating: bool) -> Iterator[str]:
     if not on_gpu and config.data.num_workers:
         yield f"data.num_workers={config.data.num_workers // 2} (each loader process takes memory of its own)"
     if config.ema is not None:
-        yield f"ema=null (frees {_size(run.memory.average)})"
+        yield f"ema=null (frees {size(run.memory.average)})"
     if policy.mode.computed in ("bf16", "fp16") and not policy.mode.pure:
         yield f"precision={policy.mode.computed}-pure (weights and moments take two bytes)"
     moments = run.memory.optimizer_state
-    if config.optimizer.name == "sgd" and getattr(config.optimizer, "momentum", 0):
-        yield f"optimizer.momentum=0 (frees {_size(moments)})"
+    if config.optimizer.name == "sgd" and getattr(config.optimizer, "momentum", False):
+        yield f"optimizer.momentum=0 (frees {size(moments)})"
     elif moments > 1.5 * run.memory.weights:
-        yield f"optimizer=sgd (frees {_size(moments // 2)}, one moment of two)"
+        yield f"optimizer=sgd (frees {size(moments // 2)}, one moment of two)"
 
 
 def _smaller_batch(config: RunConfig) -> str:
@@ -160,11 +158,3 @@ def _machine_bytes() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def _size(count: int) -> str:
-    """Return bytes as people write them."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"

@@ -75,10 +75,12 @@ class TrainStep:
         self._loss = compile_loss(self._loss_of_part)
         self._part_of_loss = part_of_loss(parts.task)
         self._outcome = parts.scaler.outcome
-        self._attempts = 0
 
-    def __call__(self, window: Sequence[Batch]) -> int:
-        """Attempt one step and return its number of samples; the gradient is their mean, or sum (task.reduction)."""
+    def __call__(self, window: Sequence[Batch], attempt: int = 0) -> int:
+        """Attempt one step and return its number of samples; the gradient is their mean, or sum (task.reduction).
+
+        `attempt` is its number in the run: it decides whose gradient is looked at.
+        """
         parts, scaler, outcome = self._parts, self._parts.scaler, self._outcome
         total = sum(batch.size for batch in window)
         parts.buffers.keep()
@@ -86,7 +88,7 @@ class TrainStep:
         gradients = [g for param in self._params if (g := parts.weights.gradient(param)) is not None]
         self._require_connection(bool(gradients))
         parts.faults.on_gradients(gradients)
-        self._look_at_one_of(gradients)
+        self._look_at_one_of(gradients, attempt)
 
         scaler.unscale_()
         parts.census.record()
@@ -133,14 +135,13 @@ class TrainStep:
         self._parts.buffers.give_back_if(torch.ones((), device=self._outcome.values.device))
         self._parts.numerics.start_over()
 
-    def _look_at_one_of(self, gradients: Sequence[Tensor]) -> None:
+    def _look_at_one_of(self, gradients: Sequence[Tensor], attempt: int) -> None:
         """Publish how large one parameter's gradient is, another one's each time: all of them would be a pass more.
 
         Where all are 0, every look sees that; the ledger counts looks.
         """
         if self._parts.config.max_zero_gradients is not None:
-            self._attempts += 1
-            gradient = gradients[self._attempts % len(gradients)]
+            gradient = gradients[attempt % len(gradients)]
             self._outcome.witness.copy_(torch.linalg.vector_norm(gradient, 1))
 
     def _require_connection(self, connected: bool) -> None:

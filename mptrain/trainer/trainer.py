@@ -180,7 +180,7 @@ class Trainer:
         for what in planted:
             self._event("planted", what, {"what": what})
         place = WindowPlace(self.position.epoch, self.position.micro_batch, len(window))
-        self._in_flight.append((self._step(window), place))
+        self._in_flight.append((self._step(window, self._launched), place))
         parts.numerics.record()
         self._log.record(parts.census.row())
         if self.pace.is_warming_up:

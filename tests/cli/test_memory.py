@@ -59,9 +59,10 @@ def test_a_batch_that_does_not_fit_ends_the_run_or_is_cut(large):
     assert strict(done.stdout) == result
     assert done.stderr == f"error: {result['error']}\n"
     assert result["error"].startswith("out of memory (")
-    assert re.search(r"training holds weights [\d.]+ MB, gradients [\d.]+ MB, moments [\d.]+ MB; ", result["error"])
+    assert re.search(r"training holds weights [\d.]+ MiB, gradients [\d.]+ MiB, moments [\d.]+ MiB; ", result["error"])
     assert re.search(
-        r"this process: [\d.]+ [GM]B resident, peak [\d.]+ [GM]B, limit [\d.]+ [GM]B \(RLIMIT_DATA\)", result["error"]
+        r"this process: [\d.]+ [GMK]?i?B resident, peak [\d.]+ [GMK]?i?B, limit [\d.]+ [GMK]?i?B \(RLIMIT_DATA\)",
+        result["error"],
     )
     assert result["error"].endswith(
         "Try train.micro_batch=auto (the same training, in pieces that fit); or precision=bf16; or "
@@ -118,7 +119,9 @@ def test_the_ways_out_are_three_that_this_run_has_not_taken(here, overrides, way
     assert len(found) == 3
     for way, wanted in zip(found, ways, strict=True):
         assert way.startswith(wanted)
-    assert re.search(r"; this process: [\d.]+ [GM]B resident, peak [\d.]+ [GM]B, .*machine [\d.]+ [GM]B\.", error)
+    assert re.search(
+        r"; this process: [\d.]+ [GMK]?i?B resident, peak [\d.]+ [GMK]?i?B, .*machine [\d.]+ [GMK]?i?B\.", error
+    )
 
 
 def test_in_evaluation_the_way_out_is_a_smaller_evaluation(here, capsys):
@@ -145,4 +148,4 @@ def test_auto_goes_on_and_says_so(here, capsys):
     assert result_of("a")["micro_batch"] == 4
     shown = capsys.readouterr().out
     assert "out of memory at 8 samples: going on with 4" in shown
-    assert "1 BatchNorm layers normalise over a piece at a time" in shown
+    assert "where memory runs out, BatchNorm (1 in this model) normalises over a piece at a time" in shown

@@ -87,3 +87,14 @@ def test_columns_are_those_of_the_terminal(here, monkeypatch, capsys):
     ]
     assert max(map(len, table)) <= 60
     assert "parameters" not in table[0]
+
+
+def test_activations_are_those_of_what_is_computed_on_at_a_time(here, capsys):
+    def activations(size: str) -> int:
+        assert mptrain(["plan", "small.yaml", "--json", f"train.micro_batch={size}"]) == 0
+        return strict(capsys.readouterr().out)["memory"]["activations"]
+
+    assert activations("4") * 2 == pytest.approx(activations("null"), rel=0.1)
+    assert activations("auto") == activations("null")
+    assert mptrain(["plan", "small.yaml", "train.micro_batch=4"]) == 0
+    assert "memory of the activations of 4 samples: " in capsys.readouterr().out

@@ -309,7 +309,7 @@ def test_a_language_model_in_pieces_reads_nothing(tmp_path):
 @pytest.mark.parametrize(("size", "said"), [(None, False), (4, True), ("auto", True), (8, False)])
 def test_batch_norm_is_pointed_out(size, said):
     notices = build(with_size(size, {"model": {"norm": "batch"}})).notices
-    assert any("1 BatchNorm layers normalise over" in notice for notice in notices) == said
+    assert any("BatchNorm (1 in this model) normalises over" in notice for notice in notices) == said
     assert not any("BatchNorm" in notice for notice in build(with_size(size)).notices)
 
 
