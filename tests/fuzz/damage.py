@@ -301,6 +301,5 @@ DAMAGES: dict[str, _Kind] = {
     "change json": _Kind(_ends_with(".json"), _change_json, "json"),
     "change manifest": _Kind(lambda path: path.name == MANIFEST and _is_file(path), _change_json, "json"),
     "change state": _Kind(_ends_with(TORCH_SUFFIX), _change_state, "state"),
-    "change state more": _Kind(_ends_with(TORCH_SUFFIX), _change_state, "state"),
 }
-"""Everything that can happen to a file; what most needs trying stands twice."""
+"""Everything that can happen to a file."""

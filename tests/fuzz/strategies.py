@@ -159,7 +159,7 @@ _checkpoints = st.integers(0, 2).map(lambda number: CHECKPOINT % number)
 _resumes = st.one_of(
     st.sampled_from(("auto", "auto", "{run}", "{run}/checkpoints", "{run}/config.yaml", "runs", ".", "small.yaml")),
     _checkpoints,
-    _checkpoints,
+    st.sampled_from(("auto", "{run}")),
     st.sampled_from(_ODD_NAMES),
 )
 _flags = st.lists(st.sampled_from(("--json", "--quiet")), unique=True)
@@ -236,7 +236,8 @@ _damage_values: Mapping[str, st.SearchStrategy[Any]] = {
 @st.composite
 def damages(draw: st.DrawFn) -> Damage:
     """Draw one damage to a file of the saved run."""
-    what = draw(st.sampled_from(sorted(DAMAGES)))
+    anything = st.sampled_from(sorted(DAMAGES))
+    what = draw(st.one_of(anything, st.sampled_from(("change state", "change manifest")), anything))
     takes = DAMAGES[what].takes
     value = draw(_damage_values[takes]) if takes else None
     return Damage(what, draw(_numbers), draw(_numbers), value, sealed=draw(st.integers(1, 4)) > 1)
