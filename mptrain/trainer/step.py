@@ -75,20 +75,20 @@ class TrainStep:
         self._loss = compile_loss(self._loss_of_part)
         self._part_of_loss = part_of_loss(parts.task)
         self._outcome = parts.scaler.outcome
+        self.attempts = 0
+        """Attempts so far; a resumed run goes on counting, so that it looks at the same gradients."""
 
-    def __call__(self, window: Sequence[Batch], attempt: int = 0) -> int:
-        """Attempt one step and return its number of samples; the gradient is their mean, or sum (task.reduction).
-
-        `attempt` is its number in the run: it decides whose gradient is looked at.
-        """
+    def __call__(self, window: Sequence[Batch]) -> int:
+        """Attempt one step and return its number of samples; the gradient is their mean, or sum (task.reduction)."""
         parts, scaler, outcome = self._parts, self._parts.scaler, self._outcome
         total = sum(batch.size for batch in window)
+        self.attempts += 1
         parts.buffers.keep()
         self._micro_batch.within_memory(window, lambda: self._backward(window, total), self._forget)
         gradients = [g for param in self._params if (g := parts.weights.gradient(param)) is not None]
         self._require_connection(bool(gradients))
         parts.faults.on_gradients(gradients)
-        self._look_at_one_of(gradients, attempt)
+        self._look_at_one_of(gradients)
 
         scaler.unscale_()
         parts.census.record()
@@ -135,13 +135,13 @@ class TrainStep:
         self._parts.buffers.give_back_if(torch.ones((), device=self._outcome.values.device))
         self._parts.numerics.start_over()
 
-    def _look_at_one_of(self, gradients: Sequence[Tensor], attempt: int) -> None:
+    def _look_at_one_of(self, gradients: Sequence[Tensor]) -> None:
         """Publish how large one parameter's gradient is, another one's each time: all of them would be a pass more.
 
         Where all are 0, every look sees that; the ledger counts looks.
         """
         if self._parts.config.max_zero_gradients is not None:
-            gradient = gradients[attempt % len(gradients)]
+            gradient = gradients[self.attempts % len(gradients)]
             self._outcome.witness.copy_(torch.linalg.vector_norm(gradient, 1))
 
     def _require_connection(self, connected: bool) -> None:

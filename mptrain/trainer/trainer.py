@@ -128,6 +128,7 @@ class Trainer:
         self.micro_batch.multiple = run.parts.policy.batch_multiple
         compile_loss = torch.compile if run.config.train.compile else lambda function: function
         self._step = TrainStep(run.parts, compile_loss, self.micro_batch)
+        self._step.attempts = self.ledger.counts.attempted
 
     def _enter_phase(self) -> None:
         """Go on in the next of `precision.phases`, with everything but the number formats carried over."""
@@ -180,7 +181,7 @@ class Trainer:
         for what in planted:
             self._event("planted", what, {"what": what})
         place = WindowPlace(self.position.epoch, self.position.micro_batch, len(window))
-        self._in_flight.append((self._step(window, self._launched), place))
+        self._in_flight.append((self._step(window), place))
         parts.numerics.record()
         self._log.record(parts.census.row())
         if self.pace.is_warming_up:
@@ -467,7 +468,7 @@ class Trainer:
         self.micro_batch.take_over(loop.get("micro_batch"))
         self._evaluated_at, self._saved_at = loop["evaluated_at"], done
         self.saver.take_over(self._save_point())
-        self._launched = counts.attempted
+        self._launched = self._step.attempts = counts.attempted
         if self._patience_is_spent():
             self.ended_by = "early_stop"
         restore_random_state(loop["random"], self.run.device)

@@ -109,3 +109,17 @@ def test_skipped_steps_are_no_zeros():
 
 def test_looking_reads_nothing():
     assert reads_in_50_steps({"train": {"max_steps": 60, "max_zero_gradients": 1}}) == 0
+
+
+def test_a_resumed_run_looks_at_the_same_gradients(tmp_path):
+    # One of its four parameters learns, so the count depends on which one was looked at last.
+    store = CheckpointStore(tmp_path / "checkpoints")
+    with registered("dead", lambda config, spec: Dead(True, layers=1)):
+        base = {"model": "dead", "train": {"max_steps": 10}}
+        whole = fitted(base)
+        fitted(merged(base, {"train": {"stop_at_step": 4}}), store)
+        second = trainer(base)
+        second.restore(load(store.latest().path, device=torch.device("cpu")))
+        second.fit()
+    assert whole.ledger.counts.consecutive_zero_gradients > 0
+    assert second.ledger.counts == whole.ledger.counts
