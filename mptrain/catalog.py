@@ -54,13 +54,14 @@ class LoadedConfig:
     """What was left out because a higher layer selected another registry entry."""
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+def load_config(path: Path, overrides: Sequence[str] = (), plugin_folders: Sequence[str] = ()) -> LoadedConfig:
     """Return the validated config of a YAML file with `dotted.key=value` overrides on top.
 
-    Raises ConfigError with every problem found, each on one line with its file and line.
+    Plugins are looked for beside the file, in the current folder, in `plugin_folders`, and where Python looks. Raises
+    ConfigError with every problem found, each on one line with its file and line.
     """
     tree = load_tree(path, overrides)
-    config, tree, dropped = _validate(tree, (str(path.parent.resolve()), os.getcwd()))
+    config, tree, dropped = _validate(tree, (str(path.parent.resolve()), os.getcwd(), *plugin_folders))
     return LoadedConfig(config, path, _origins(config.model_dump(mode="json"), tree), dropped)
 
 

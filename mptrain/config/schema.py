@@ -142,7 +142,7 @@ class TrainConfig(Section):
     max_nonfinite_losses: PositiveInt = 3
     """Stop (exit 3) after this many non-finite losses in a row; no loss scale can cure them."""
     max_zero_gradients: PositiveInt | None = 50
-    """Stop (exit 3) after this many steps in a row whose gradients are all exactly 0: nothing is learned; null never."""
+    """Stop (exit 3) after this many steps in a row whose gradients are all 0: nothing is learned; null: never."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -36,10 +37,11 @@ def devices() -> list[dict[str, Any]]:
     return [_describe(device) for device in found]
 
 
-def environment_report(command: list[str]) -> dict[str, Any]:
-    """Return what env.json records."""
+def environment_report(command: list[str], plugins: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what env.json records; `plugins` are modules that have been imported: a user's own code."""
     return {
         "command": command,
+        "plugins": {name: getattr(sys.modules.get(name), "__file__", None) for name in plugins},
         "versions": versions(),
         "platform": platform.platform(),
         "python": sys.executable,

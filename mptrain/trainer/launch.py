@@ -209,7 +209,7 @@ def _claim(run_dir: Path) -> None:
 
 def _record(files: RunFiles, config: RunConfig, command: list[str]) -> None:
     files.write("config.yaml", to_yaml(config))
-    files.write("env.json", indented(environment_report(command)))
+    files.write("env.json", indented(environment_report(command, config.plugins)))
 
 
 def _begin(trainer: Trainer, info: RunInfo, files: RunFiles, resumed: Checkpoint | None, chosen: Chosen) -> None:

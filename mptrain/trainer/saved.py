@@ -5,6 +5,7 @@ Owns: finding the checkpoint and what of it is the model. Must not: train.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -46,10 +47,24 @@ def saved_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> tuple[R
     Raises CheckpointError where there is none, ConfigError where the overrides do not fit it, and what building does.
     """
     found = find_checkpoint(run_dir, best=best)
-    config = load_config(run_dir / "config.yaml", overrides).config
+    config = load_config(run_dir / "config.yaml", overrides, plugin_folders(run_dir)).config
     run = build_run(config, steps_done=max(found.step - 1, 0))
     _load_weights(run.parts.model, _saved_weights(found, run.device), found.path, changed=bool(overrides))
     return run, found
+
+
+def plugin_folders(run_dir: Path) -> list[str]:
+    """Return the folders that the run's plugins were found in, for they may lie beside a config far from the run."""
+    try:
+        files: dict[str, str | None] = json.loads((run_dir / "env.json").read_bytes())["plugins"]
+        roots = [
+            Path(file).parents[name.count(".") + (Path(file).stem == "__init__")]
+            for name, file in files.items()
+            if file
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return []  # an older run, or a record that somebody changed: what is missing is named when it is imported
+    return [str(root) for root in roots]
 
 
 def evaluate_run(

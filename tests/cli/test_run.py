@@ -258,3 +258,23 @@ def test_the_classroom_example_prints_its_weights_beside_fp64(here, mode, bound,
     assert "learned             weight 1.99" in out
     assert "least squares fp64  weight 1.9967178 -0.99565848 0.49956832  bias 0.24419486" in out
     assert result_of(mode, "linear")["summary"]["max_abs_difference"] < bound
+
+
+def test_a_plugin_beside_a_config_elsewhere_is_found_again_from_the_run(here):
+    folder = here / "elsewhere"
+    folder.mkdir()
+    (folder / "small.yaml").write_text(Path("small.yaml").read_text() + "plugins: [far_model]\n")
+    (folder / "far_model.py").write_text(
+        "from torch import nn\nfrom mptrain.config.schema import ModelConfig\nfrom mptrain.registry import MODELS\n"
+        "@MODELS.register('far', config=ModelConfig, description='for a test')\n"
+        "def build(config, spec):\n    return nn.Linear(8, 4)\n"
+    )
+    run = [sys.executable, "-m", "mptrain", "run", "elsewhere/small.yaml", "--run-id", "a", "--quiet", "model=far"]
+    assert subprocess.run(run, check=False).returncode == 0
+    record = strict(Path("runs/small/a/env.json").read_text())
+    assert record["plugins"] == {"far_model": str(folder / "far_model.py")}
+    done = subprocess.run(
+        [sys.executable, "-m", "mptrain", "eval", "runs/small/a", "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert strict(done.stdout)["metrics"] == result_of("a")["metrics"]
