@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+import signal
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,9 +65,9 @@ def kill_during_save(trial: Trial) -> dict[str, Any]:
         enough = tried == trial.kills
         ending = trial.run(replace(job, die_at=2) if enough else job, None if enough else moments)
         resumed_at = ending.resumed_at
+        if ending.code != -signal.SIGKILL and (resumed_at is not None or not job.resume):
+            raise RuntimeError(f"it stops by itself with exit code {ending.code}: {ending.last_words}")
         if resumed_at is None:
-            if not job.resume:
-                raise RuntimeError(f"{trial.contestant.name} does not train at all: {ending.last_words}")
             failures.append(ending.last_words)
             trial.clear()
             job = fresh
