@@ -28,9 +28,10 @@ class SyncedFile:
         self.size = 0
 
     def __enter__(self) -> SyncedFile:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
         self._descriptor = os.open(
-            self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666
-        )
+            self._path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666
+        )  # nothing is written elsewhere
         return self
 
     def write(self, content: Any) -> int:

@@ -58,8 +58,8 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 def _verify_part(file: Path, record: Mapping[str, Any]) -> None:
     with _reading(file):
-        if os.path.islink(file):
-            raise CheckpointError(f"{file}: is a link; a checkpoint holds its files itself")
+        if os.path.islink(file) or (os.path.exists(file) and not os.path.isfile(file)):
+            raise CheckpointError(f"{file}: damaged (it is no file of its own); resume from an earlier checkpoint")
         size, due = file.stat().st_size, record["bytes"]
         if size != due:
             what = "is empty" if not size else f"has {size} bytes instead of {due}"

@@ -60,6 +60,8 @@ def restore_optimizer(optimizer: SkippingOptimizer, state: dict[str, Any]) -> No
             "optimizer: the checkpoint groups its parameters otherwise; keep the model and "
             "optimizer.decay_norm_and_bias as they were, or start a new run"
         )
+    if len({frozenset(entries) for entries in state["state"].values()}) > 1:
+        raise CheckpointError("optimizer: the checkpoint holds other entries for one parameter than for the next")
     optimizer.load_state_dict(state)
     for group, configured in zip(optimizer.param_groups, settings, strict=True):
         group.update(configured)

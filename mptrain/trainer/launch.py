@@ -188,7 +188,7 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint, state: dict[str, Any], al
         trainer.restore(state, allowed)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         if ending_of(error, training=False) is not None:
             raise
         said = f"{type(error).__name__}: {first_line(error)}"
@@ -232,6 +232,8 @@ def _begin(trainer: Trainer, info: RunInfo, files: RunFiles, resumed: Checkpoint
 def _finished_result(run_dir: Path, trainer: Trainer, resumed: Checkpoint) -> dict[str, Any] | None:
     """Return the result of a run that ended well and has nothing left to train, so that resuming it loses no figure."""
     try:
+        if not os.path.isfile(run_dir / "result.json"):  # reading a pipe would never end
+            return None
         result: dict[str, Any] = json.loads((run_dir / "result.json").read_bytes())
         done = result["status"] == "ok" and result["ended_by"] != "max_time"
         done = done and result["attempted_steps"] == resumed.manifest["attempted_steps"]

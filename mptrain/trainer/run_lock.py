@@ -61,7 +61,7 @@ def _locked(run_dir: Path) -> int:
     while True:
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except OSError as error:
             said = "free space or permissions there, or choose another --output-dir"
             raise CapabilityError(f"cannot write {run_dir}: {error.strerror}; {said}") from error
@@ -92,7 +92,8 @@ def run_status(run_dir: Path) -> str:
 def last_status(run_dir: Path) -> str:
     """Return how the last process of a run ended: the status of its result.json, `killed` where it left none."""
     try:
-        return str(json.loads((run_dir / "result.json").read_bytes())["status"])
+        found = run_dir / "result.json"
+        return str(json.loads(found.read_bytes())["status"]) if os.path.isfile(found) else "killed"
     except (OSError, ValueError, KeyError, TypeError):
         return "killed"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ EXPORT_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfl
 
 def find_checkpoint(run_dir: Path, *, best: bool) -> Checkpoint:
     """Return the newest (or best) checkpoint of a run; raise CheckpointError where there is none."""
-    if not (run_dir / "config.yaml").is_file():
+    if not os.path.isfile(run_dir / "config.yaml"):  # Path.is_file raises on a name that is too long
         raise CheckpointError(f"{run_dir}: not a run directory (no config.yaml)")
     store = CheckpointStore(run_dir / CHECKPOINTS)
     found = store.best() if best else store.latest()
@@ -123,7 +123,7 @@ def export_run(run_dir: Path, output: Path, dtype_name: str, *, best: bool) -> d
     return {"output": str(output), "checkpoint": found.path.name, "dtype": dtype_name, "tensors": len(tensors)}
 
 
-def evaluated_weights(parts: dict[str, Any]) -> dict[str, Tensor]:
+def evaluated_weights(parts: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the model's state with averaged weights in place where the run kept an average."""
     return {**parts["model"], **parts.get("ema", {})}
 
@@ -132,6 +132,10 @@ def _saved_weights(checkpoint: Checkpoint, device: torch.device) -> dict[str, Te
     parts = checkpoints.load(checkpoint.path, device=device)
     if "model" not in parts:
         raise CheckpointError(f"{checkpoint.path}: its manifest lists no model.pt; take an earlier checkpoint")
+    for name in ("model", "ema"):
+        state = parts.get(name, {})
+        if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise CheckpointError(f"{checkpoint.path / name}.pt: holds no weights by name; take an earlier checkpoint")
     return evaluated_weights(parts)
 
 
