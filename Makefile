@@ -30,8 +30,8 @@ test: setup  ## the test suite, CPU only
 test-gpu: setup  ## tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
-reliability: setup  ## slow proofs: killed at random moments, a run always resumes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+reliability: setup  ## every drill: kills, power cuts, damage, full disks, signals; writes the table of docs/reliability.md
+	$(BIN)/python -m tests.reliability $(ARGS)
 
 fuzz: setup  ## 20,000 bad inputs against the command line
 	$(BIN)/python -m tests.fuzz $(ARGS)

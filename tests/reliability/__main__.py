@@ -90,7 +90,35 @@ DRILLS: Sequence[Drill] = (
         tests("tests/cli/test_resume.py", "-k", "damaged"),
         "truncated newest",
     ),
-    Drill("every mode and rounding cut and resumed", tests("tests/trainer/test_resume.py", "-k", "uninterrupted")),
+    Drill(
+        "FP16 with overflows before and after a cut: scale and growth counter",
+        tests("tests/trainer/test_resume.py", "-k", "equals_the_uninterrupted_run and fp16"),
+        "scaler state",
+    ),
+    Drill(
+        "cut in mid-epoch, at its end, within a window, in an evaluation; 0 and 2 workers; every mode: sample "
+        "order, state and losses",
+        tests(
+            "tests/trainer/test_resume.py",
+            "tests/trainer/test_saving.py",
+            "tests/trainer/test_verify_resume.py",
+            "-k",
+            "uninterrupted or same_order or losses_continue or bit_equal",
+        ),
+        "mid-epoch order",
+    ),
+    Drill("every config cut and resumed in new processes", tests("tests/cli/test_verify_resume.py", "-m", "slow")),
+    Drill(
+        "a loss that goes NaN under BF16", tests("tests/cli/test_faults_in_data.py", "-k", "nan"), "NaN loss in BF16"
+    ),
+    Drill("a disk full at the end, full for a while; a folder closed or gone", tests("tests/cli/test_disks.py")),
+    Drill(
+        "two processes, killed loaders, signals at any stage, closed streams",
+        tests("tests/cli/test_processes.py", "tests/cli/test_resume.py", "-k", "not damaged"),
+    ),
+    Drill("memory runs out: planted, under a real limit, in mid-run", tests("tests/cli/test_memory.py")),
+    Drill("a loader that hangs, files that vanish, bad inputs and losses", tests("tests/cli/test_faults_in_data.py")),
+    Drill("configs, overrides, arguments, checkpoints and records at random", tests("tests/fuzz/test_fuzz.py")),
 )
 
 
