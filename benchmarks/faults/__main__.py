@@ -12,8 +12,8 @@ an outcome is judged by that, by the exit code and by what is on disk (judge.py)
 4. Killed in mid-epoch with shuffled data: are the sample ids after resuming those of an uninterrupted run?
 5. A NaN loss in BF16, one or lasting: what becomes of the weights and the newest checkpoint, and is anything said?
 
-Where a library offers a switch that might pass a fault, both the default and the switch are tried. About 5 minutes on
-2 cores. `--table FILE.json` prints the table of an earlier run.
+Where a library offers a switch that might pass a fault, both the default and the switch are tried. About 8 minutes of
+CPU time. `--table FILE.json` prints the table of an earlier run.
 
 Owns: which trials run, and the table. Must not: import torch or a contestant.
 """
