@@ -122,7 +122,10 @@ def test_loading_never_runs_code(tmp_path, capsys):
 
     path = save(CheckpointStore(tmp_path), 5).path
     torch.save({"w": Bomb()}, path / "model.pt")
-    record = {"bytes": (path / "model.pt").stat().st_size, "sha256": hashlib.sha256((path / "model.pt").read_bytes()).hexdigest()}
+    record = {
+        "bytes": (path / "model.pt").stat().st_size,
+        "sha256": hashlib.sha256((path / "model.pt").read_bytes()).hexdigest(),
+    }
     manifest = json.loads((path / "manifest.json").read_text()) | {"files": {"model.pt": record}}
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match=r"model\.pt: cannot be read"):

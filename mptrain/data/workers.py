@@ -8,8 +8,11 @@ sample's randomness is seeded by (seed, epoch, sample id); an in-memory split is
 
 from __future__ import annotations
 
+import multiprocessing.queues
+import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Set
 from typing import Any, NamedTuple
 
@@ -17,14 +20,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.multiprocessing import get_sharing_strategy
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mptrain.data.cached import image_layout, tensor_list
 from mptrain.data.order import EpochOrder, derive_seed
 from mptrain.data.randomness import random_state_kept, seed_cpu_states
-from mptrain.errors import DataError, first_line
+from mptrain.errors import CapabilityError, DataError, first_line
 from mptrain.interfaces import BadFiles, Batch, InMemory, Streamed, Tensors, map_tensors
 
+_LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
+"""Bytes: what the name of a socket may have (unix(7)), less what multiprocessing adds."""
 _IN_WORKER = "in DataLoader worker process"
 """What torch writes into an error that the dataset raised in a living process."""
 
@@ -106,6 +112,26 @@ def _leave_to_main(_worker: int) -> None:
     # Errors of the dataset travel to the main process. What is left is the thread that shares memory, which would
     # print a traceback when the main process goes away.
     sys.excepthook = lambda *_: None
+    # A batch that cannot be handed over would be dropped, and waited for until data.read_timeout.
+    main = os.getppid()
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda error, batch: _give_up(error, main))  # type: ignore[attr-defined]
+
+
+def _give_up(error: BaseException, main: int) -> None:
+    if os.getppid() == main:  # else it is gone, and there is nobody to hand anything over to
+        print(f"! a loader process cannot hand over a batch ({first_line(error)})", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _require_short_temporary_folder() -> None:
+    """Raise CapabilityError where loader processes could share no memory: they name a socket in that folder."""
+    folder = tempfile.gettempdir()
+    if get_sharing_strategy() == "file_descriptor" and len(os.fsencode(folder)) > _LONGEST_TEMPORARY_FOLDER:
+        length, most = len(os.fsencode(folder)), _LONGEST_TEMPORARY_FOLDER
+        raise CapabilityError(
+            f"data.num_workers: loader processes need a temporary folder whose name has at most {most} bytes, and "
+            f"{folder} has {length}; set TMPDIR to another, or data.num_workers=0"
+        )
 
 
 def loader_died(error: BaseException) -> DataError:
@@ -138,6 +164,8 @@ class _Reader:
         bad_files: BadFiles,
         read_timeout: float,
     ) -> None:
+        if num_workers:
+            _require_short_temporary_folder()
         self._keys, self._device, self._bad_files = _Keys(), device, bad_files
         self.left_out: set[int] = set()
         """The samples of this pass that could not be read."""

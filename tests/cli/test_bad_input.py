@@ -55,7 +55,7 @@ BAD_USAGE = {
     "a long output folder": (["run", "small.yaml", "--output-dir", LONG], 4, "File name too long"),
     "resume of nothing": (["run", "small.yaml", "--resume", "nowhere"], 6, "--resume: nowhere does not exist"),
     "resume of no run": (["run", "small.yaml", "--resume", "."], 6, "--resume: . holds no complete checkpoint"),
-    "resume of a file": (["run", "small.yaml", "--resume", "small.yaml"], 6, "holds no complete checkpoint"),
+    "resume of a file": (["run", "small.yaml", "--resume", "small.yaml"], 6, "small.yaml is a file"),
     "an empty resume": (["run", "small.yaml", "--resume", ""], 2, "--resume: is empty"),
     "a long resume": (["run", "small.yaml", "--resume", LONG], 6, "does not exist"),
     "a dry run of a bad id": (["run", "small.yaml", "--dry-run", "--run-id", "a/b"], 2, "--run-id: 'a/b'"),
@@ -162,7 +162,7 @@ class TestSavedRuns:
         cut = ["run", "small.yaml", "--run-id", "p", "--quiet"]
         assert mptrain([*cut, "debug.plant=[{what: sigterm, at: 9}]"]) == 75
         assert mptrain([*cut, "--resume", "auto", "optimizer.lr=0.5", "precision=bf16"]) == 0
-        assert "resumed with another optimizer.lr: was 0.01, is 0.5" in capsys.readouterr().err
+        assert "resumed with optimizer.lr changed 0.01 -> 0.5" in capsys.readouterr().err
         events = events_of("p")
         messages = [event["message"] for event in events if event["kind"] == "warning"]
         assert "resumed with another precision.mode: was 'auto', is 'bf16'" in messages

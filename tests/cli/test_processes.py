@@ -168,3 +168,37 @@ def test_odd_lengths_work(here, mode):
     assert mptrain(["run", "small.yaml", "--run-id", "a", "--quiet", f"precision={mode}", *odd]) == 0
     assert result_of("a")["applied_steps"] == 2
     assert torch.isfinite(torch.tensor(result_of("a")["train_loss"]))
+
+
+def test_a_temporary_folder_whose_name_is_too_long_for_loaders(here):
+    folder = here / ("t" * 80)
+    folder.mkdir()
+    done = subprocess.run(
+        [*MPTRAIN, "run", "small.yaml", *LOADERS],
+        capture_output=True,
+        text=True,
+        env=ENV | {"TMPDIR": str(folder)},
+        timeout=60,
+    )
+    assert done.returncode == 4
+    assert done.stderr.startswith(
+        "error: data.num_workers: loader processes need a temporary folder whose name has at most 75"
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_batch_that_cannot_be_handed_over_ends_the_run(here):
+    """Where a loader may open no more files, it can share no memory: its batch was dropped, and waited for."""
+    Path("few.py").write_text(
+        "import multiprocessing.resource_sharer as sharer\n"
+        "def full(*_): raise OSError(24, 'Too many open files')\n"
+        "sharer.DupFd.__init__ = full\n"
+    )
+    done = subprocess.run(
+        [*MPTRAIN, "run", "small.yaml", *LOADERS, "plugins=[few]"], capture_output=True, text=True, env=ENV, timeout=60
+    )
+    assert done.returncode == 6
+    *told, error = done.stderr.splitlines()
+    assert "! a loader process cannot hand over a batch ([Errno 24] Too many open files)" in told
+    assert error.startswith("error: a loader process was killed (")
+    assert "Traceback" not in done.stderr

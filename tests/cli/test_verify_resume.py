@@ -22,13 +22,12 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 @pytest.fixture
 def scratch(here, monkeypatch):
     """The folder in which the command makes its temporary one; empty again after every test."""
-    folder = here / "scratch"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    yield folder
-    assert ours(folder) == []
+    with tempfile.TemporaryDirectory() as name:  # here is too long a name for the sockets of loader processes
+        monkeypatch.setenv("TMPDIR", name)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(name)
+        assert ours(Path(name)) == []
 
 
 def ours(folder):
