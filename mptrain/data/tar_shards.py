@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from mptrain.config.wording import shorten
 from mptrain.errors import ConfigError, DataError, first_line
 
 MAX_NAMES = 100_000
@@ -73,8 +74,8 @@ def _expanded(key: str, pattern: str) -> list[str]:
 def tar_samples(path: Path) -> Iterator[TarSample]:
     """Yield a shard's samples in order, reading headers only; what is no regular file with an extension is passed over.
 
-    Raises DataError naming a shard that is missing, compressed, damaged or cut short, and a sample that has two
-    members of one extension.
+    Raises DataError naming a shard that is missing, compressed, damaged or cut short or that names places outside of
+    it, and a sample that has two members of one extension.
     """
     sample = TarSample("")
     for member in _members(path):
@@ -99,6 +100,11 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # or it would keep them all
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    raise DataError(
+                        f"{path}: its member {shorten(member.name)!r} lies outside of it; an archive that would write "
+                        "elsewhere where it is unpacked is not read, make it anew with relative names"
+                    )
                 yield member
             # tarfile takes a damaged header for the end, too: the real one is marked by blocks of zeros.
             end = tar.offset

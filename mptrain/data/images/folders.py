@@ -5,6 +5,9 @@ Owns: finding them (`streamed` crops and augments). Must not: hold images, or hi
 
 from __future__ import annotations
 
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +66,24 @@ def _extract_imagenet(root: Path) -> None:
     """Unpack ImageNet's archives into train/ and val/ folders, as torchvision does; nothing where that is done."""
     datasets = import_torchvision("datasets")
     try:
-        for split in ("train", "val"):
-            datasets.ImageNet(str(root), split)
+        with _unpacking_safely():
+            for split in ("train", "val"):
+                datasets.ImageNet(str(root), split)
     except Exception as error:  # torchvision has no error of its own: what it raises depends on the damage
         raise DataError(
             f"data.root: the ImageNet archives in {root} cannot be unpacked: {first_line(error)}"
         ) from error
+
+
+@contextmanager
+def _unpacking_safely() -> Iterator[None]:
+    """Let tarfile refuse members that would be written outside; before Python 3.14 it does not by itself."""
+    before = tarfile.TarFile.extraction_filter
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 def _images_in(folder: Path) -> list[str]:
