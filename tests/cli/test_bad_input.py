@@ -165,7 +165,7 @@ class TestSavedRuns:
         assert "resumed with optimizer.lr changed 0.01 -> 0.5" in capsys.readouterr().err
         events = events_of("p")
         messages = [event["message"] for event in events if event["kind"] == "warning"]
-        assert "resumed with another precision.mode: was 'auto', is 'bf16'" in messages
+        assert "resumed with precision.mode changed 'auto' -> 'bf16'" in messages
         assert [event["kind"] for event in events].count("precision_change") == 1
         assert result_of("p")["precision"]["mode"] == "bf16"
 

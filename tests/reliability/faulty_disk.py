@@ -32,6 +32,7 @@ class FaultyDisk:
         self._real = {name: getattr(os, name) for name in _CALLS}
         self._real["fsync"] = lambda descriptor: None  # what it secures is kept in mind here; the real one takes 5 ms
         self._paths: dict[int, Path] = {}
+        self._open: set[int] = set()
         self._unsynced_files: set[Path] = set()
         self._unsynced_renames: list[tuple[Path, Path]] = []
 
@@ -48,6 +49,9 @@ class FaultyDisk:
         finally:
             for name, real in kept.items():
                 setattr(os, name, real)
+            for descriptor in self._open:  # as the end of a process would
+                os.close(descriptor)
+            self._open.clear()
 
     def _counted(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
@@ -63,6 +67,10 @@ class FaultyDisk:
         return call
 
     def _note(self, name: str, arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
+        if name == "open":
+            self._open.add(result)
+        elif name == "close":
+            self._open.discard(arguments[0])
         if name == "open" and "dir_fd" not in keywords:
             self._paths[result] = Path(arguments[0])
         elif name == "write":
