@@ -1,14 +1,11 @@
 """Settings for the whole suite: one thread a test process, so that two workers share two cores fairly."""
 
-import signal
-
 import pytest
 import torch
 
-# Under nohup, or in the background of a shell, these are ignored, and a run that is tested would ignore them too.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-if hasattr(signal, "SIGHUP"):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from tests.reliability.signals import heed_signals
+
+heed_signals()
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tests.reliability import lives
 from tests.reliability.power_cuts import ENDINGS, SCENARIOS, die_at_every_call
+from tests.reliability.signals import heed_signals
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -127,6 +128,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", type=int, nargs="*", help="numbers of drills to run, from 0; writes no table")
     asked = parser.parse_args()
+    heed_signals()
     rows, failed, began = [], 0, time.monotonic()
     for number, drill in enumerate(DRILLS):
         if asked.only is not None and number not in asked.only:
