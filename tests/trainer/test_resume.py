@@ -9,6 +9,7 @@ from mptrain.checkpoint import CheckpointStore
 from mptrain.errors import ConfigError, Preempted
 from mptrain.trainer.resume import changes_on_resume
 from mptrain.trainer.state import parts_state
+from tests.reliability.lives import flat
 from tests.trainer.runs import (
     BASE,
     PRECISIONS,
@@ -81,14 +82,6 @@ def test_equals_the_uninterrupted_run_in_every_mode(precision, optimizer, tmp_pa
     assert [key for key, value in first.items() if not torch.equal(value, second[key])] == []
     assert whole.ledger.counts == resumed.ledger.counts
     assert whole.metrics == resumed.metrics
-
-
-def flat(tree, path=""):
-    """Return the tensors and numbers of a state by their path."""
-    if isinstance(tree, dict | list | tuple):
-        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        return {key: value for name, item in items for key, value in flat(item, f"{path}.{name}").items()}
-    return {path: torch.as_tensor(tree)} if isinstance(tree, torch.Tensor | int | float) else {}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
