@@ -1,4 +1,4 @@
-"""Writes that survive a power cut: the calls that every atomic write is made of.
+"""Writes that survive a power cut: the calls that every atomic write is made of; and reads that end.
 
 Owns: fsync, and the checksum of what was handed to the disk. Must not: know what is written, or word errors. Every
 call to the system is one of `os`, so that a test can cut the power at each of them.
@@ -6,8 +6,10 @@ call to the system is one of `os`, so that a test can cut the power at each of t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -73,6 +75,13 @@ def write_synced(path: Path, chunks: Iterable[bytes]) -> None:
     with SyncedFile(path) as file:
         for chunk in chunks:
             file.write(chunk)
+
+
+def read_regular(path: Path) -> bytes:
+    """Return a file's content; raise OSError as the system does, and for what is no file: a pipe would never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no file")
+    return path.read_bytes()
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mptrain.durable import write_synced
+from mptrain.durable import read_regular, write_synced
 from mptrain.errors import CheckpointError, first_line
 
 SCHEMA = 1
@@ -26,10 +26,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Return a checkpoint's manifest; raise CheckpointError where it is missing, damaged or from a newer version."""
     if os.path.isfile(path):
         raise CheckpointError(f"{path}: is a file; a checkpoint of mptrain is a folder with a {MANIFEST}")
-    if os.path.exists(path / MANIFEST) and not os.path.isfile(path / MANIFEST):  # reading a pipe would never end
-        raise CheckpointError(f"{path / MANIFEST}: damaged (it is no file); resume from an earlier checkpoint")
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = json.loads(read_regular(path / MANIFEST))
         schema = manifest["schema"]
         if schema == SCHEMA:
             _check(manifest)

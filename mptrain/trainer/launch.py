@@ -19,6 +19,7 @@ from mptrain import checkpoint as checkpoints
 from mptrain.catalog import to_yaml
 from mptrain.checkpoint import Checkpoint, CheckpointStore
 from mptrain.config.schema import RunConfig
+from mptrain.durable import read_regular
 from mptrain.errors import CapabilityError, CheckpointError, ConfigError, MptrainError, first_line
 from mptrain.telemetry.console import Fanout, make_console
 from mptrain.telemetry.files import RunFiles, cannot_write, indented, strict_json
@@ -232,9 +233,7 @@ def _begin(trainer: Trainer, info: RunInfo, files: RunFiles, resumed: Checkpoint
 def _finished_result(run_dir: Path, trainer: Trainer, resumed: Checkpoint) -> dict[str, Any] | None:
     """Return the result of a run that ended well and has nothing left to train, so that resuming it loses no figure."""
     try:
-        if not os.path.isfile(run_dir / "result.json"):  # reading a pipe would never end
-            return None
-        result: dict[str, Any] = json.loads((run_dir / "result.json").read_bytes())
+        result: dict[str, Any] = json.loads(read_regular(run_dir / "result.json"))
         done = result["status"] == "ok" and result["ended_by"] != "max_time"
         done = done and result["attempted_steps"] == resumed.manifest["attempted_steps"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from mptrain.durable import read_regular
 from mptrain.errors import CapabilityError, ConfigError
 
 try:
@@ -92,8 +93,7 @@ def run_status(run_dir: Path) -> str:
 def last_status(run_dir: Path) -> str:
     """Return how the last process of a run ended: the status of its result.json, `killed` where it left none."""
     try:
-        found = run_dir / "result.json"
-        return str(json.loads(found.read_bytes())["status"]) if os.path.isfile(found) else "killed"
+        return str(json.loads(read_regular(run_dir / "result.json"))["status"])
     except (OSError, ValueError, KeyError, TypeError):
         return "killed"
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mptrain import checkpoint as checkpoints
 from mptrain.catalog import load_config
 from mptrain.checkpoint import Checkpoint, CheckpointStore
+from mptrain.durable import read_regular
 from mptrain.errors import CapabilityError, CheckpointError, ConfigError, first_line
 from mptrain.trainer.build import Run, build_run
 from mptrain.trainer.data_watch import skipped_files
@@ -56,7 +57,7 @@ def saved_run(run_dir: Path, overrides: Sequence[str], *, best: bool) -> tuple[R
 def plugin_folders(run_dir: Path) -> list[str]:
     """Return the folders that the run's plugins were found in, for they may lie beside a config far from the run."""
     try:
-        files: dict[str, str | None] = json.loads((run_dir / "env.json").read_bytes())["plugins"]
+        files: dict[str, str | None] = json.loads(read_regular(run_dir / "env.json"))["plugins"]
         roots = [
             Path(file).parents[name.count(".") + (Path(file).stem == "__init__")]
             for name, file in files.items()
