@@ -35,6 +35,7 @@ def die_at_every_call(scenario: str, ending: str, folder: Path) -> int:
     Afterwards a whole checkpoint must be there (where there was one before), nothing half may be taken for one, and
     the next save must succeed and clear up. Raises AssertionError otherwise.
     """
+    folder.mkdir(parents=True, exist_ok=True)  # or the first save alone would make its parents, by more calls
     whole = _die(scenario, folder / "whole", None, ending)
     for number in range(whole.calls):
         here = folder / str(number)
