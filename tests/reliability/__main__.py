@@ -119,7 +119,10 @@ DRILLS: Sequence[Drill] = (
     ),
     Drill("memory runs out: planted, under a real limit, in mid-run", tests("tests/cli/test_memory.py")),
     Drill("a loader that hangs, files that vanish, bad inputs and losses", tests("tests/cli/test_faults_in_data.py")),
-    Drill("configs, overrides, arguments, checkpoints and records at random", tests("tests/fuzz/test_fuzz.py")),
+    Drill(
+        "configs, overrides, arguments, checkpoints and records at random: 1,000 inputs (`make fuzz`: 20,000)",
+        tests("tests/fuzz/test_fuzz.py"),
+    ),
 )
 
 
