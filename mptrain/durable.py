@@ -31,9 +31,8 @@ class SyncedFile:
 
     def __enter__(self) -> SyncedFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-        self._descriptor = os.open(
-            self._path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666
-        )  # nothing is written elsewhere
+        flags |= getattr(os, "O_NOFOLLOW", 0)  # nothing is written elsewhere
+        self._descriptor = os.open(self._path, flags, 0o666)
         return self
 
     def write(self, content: Any) -> int:

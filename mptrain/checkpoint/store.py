@@ -2,7 +2,7 @@
 
 Owns: names, order and retention. Must not: know what is in a checkpoint (`files.py`).
 
-A save writes into a temporary folder, puts it in place by a rename, reads it back, and only then removes older ones:
+A save writes into a temporary folder, reads it back, puts it in place by a rename, and only then removes older ones:
 at every moment at least one whole checkpoint is on the disk, once there has been one.
 """
 

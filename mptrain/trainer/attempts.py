@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from mptrain.telemetry.attempt_log import Completed, make_attempt_log
 from mptrain.telemetry.records import Event, Progress, Reporter
 from mptrain.telemetry.throughput import WindowSpeed
 from mptrain.trainer.build import Run
-from mptrain.trainer.data_watch import DataWatch
+from mptrain.trainer.data_watch import DataWatch, News
 from mptrain.trainer.divergence import require_gradients, with_inputs
 from mptrain.trainer.ledger import Ledger
 from mptrain.trainer.micro_batch import make_micro_batch
@@ -146,8 +147,11 @@ class Attempts:
             self.reporter.window(self._progress(self.train_loss))
 
     def _watch_data(self, speed: WindowSpeed | None = None) -> None:
-        for kind, message, data in self.data_watch.news(speed):
-            self._event(kind, message, data)
+        self._tell(self.data_watch.news(speed))
+
+    def _tell(self, news: Iterable[News]) -> None:
+        for each in news:
+            self._event(*each)
 
     def _progress(self, loss: float) -> Progress:
         seconds = time.perf_counter() - self._began

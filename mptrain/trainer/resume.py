@@ -69,8 +69,8 @@ def changes_on_resume(config: RunConfig, run_dir: Path, allowed: Mapping[str, st
     recorded = run_dir / "config.yaml"
     if not recorded.is_file():
         raise CheckpointError(f"--resume: {run_dir} is not a run directory (no config.yaml)")
-    before = dict(_leaves(load_config(recorded).config.model_dump(mode="json")))
-    now = dict(_leaves(config.model_dump(mode="json")))
+    before = dict(leaves(load_config(recorded).config.model_dump(mode="json")))
+    now = dict(leaves(config.model_dump(mode="json")))
     allowed = dict(allowed or {})
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and key != _SAID_ELSEWHERE]
     changes = [Change(key, before.get(key), now.get(key), _reason(key, allowed)) for key in changed]
@@ -127,10 +127,10 @@ def _is_in(key: str, section: str) -> bool:
     return f"{key}.".startswith(f"{section}.")
 
 
-def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value); lists are values."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
+            yield from leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value

@@ -30,7 +30,7 @@ from mptrain.trainer.memory import reset_peak_memory
 from mptrain.trainer.position import Position, windows
 from mptrain.trainer.randomness import random_state, restore_random_state
 from mptrain.trainer.resume import check_identity
-from mptrain.trainer.saving import SaveNews, SavePoint, make_saver
+from mptrain.trainer.saving import SavePoint, make_saver
 from mptrain.trainer.signals import StopRequest
 from mptrain.trainer.state import parts_state, restore_parts
 
@@ -65,8 +65,7 @@ class Trainer(Attempts):
         reset_peak_memory(self.run.device)
         self.run.parts.model.train()
         self._began = time.perf_counter()
-        for kind, message, data in self._restored:
-            self._event(kind, message, data)
+        self._tell(self._restored)
         self._watch_data()
         with self._stop:
             self.pace.restart()
@@ -259,10 +258,6 @@ class Trainer(Attempts):
     def _save_point(self) -> SavePoint:
         counts = self.ledger.counts
         return SavePoint(self.ledger.steps_done, counts.applied, counts.attempted, self._score())
-
-    def _tell(self, news: list[SaveNews]) -> None:
-        for each in news:
-            self._event(*each)
 
     def _score(self) -> float | None:
         """Return the main metric, larger is better, where it was measured at this very step."""

@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from mptrain.telemetry.records import Evaluation, Event, Progress, RunInfo
 from mptrain.trainer.build import Run, build_run, describe_device, resolve_device
 from mptrain.trainer.endings import ending_of
 from mptrain.trainer.randomness import random_state
+from mptrain.trainer.resume import leaves
 from mptrain.trainer.trainer import Trainer
 from mptrain.trainer.verify_resume import Job
 
@@ -220,24 +221,15 @@ def _optimizer(run: Run, state: Mapping[str, Any]) -> Digests:
     found: dict[str, Any] = {}
     for index, entries in state["state"].items():
         name = names.get(numbers[index], f"parameter {index}")
-        found |= {f"state of {name}, {key}": value for key, value in _leaves(entries)}
+        found |= {f"state of {name}, {key}": value for key, value in leaves(entries)}
     for index, group in enumerate(state["param_groups"]):
         # Its rate is the schedule's, written anew before each step.
-        found |= {f"settings of group {index}, {key}": value for key, value in _leaves(group) if key != "lr"}
+        found |= {f"settings of group {index}, {key}": value for key, value in leaves(group) if key != "lr"}
     return _named(found)
 
 
 def _named(tree: Mapping[str, Any]) -> Digests:
-    return {name: _digest(value) for name, value in _leaves(tree)}
-
-
-def _leaves(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of a tree of mappings; lists are values."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
+    return {name: _digest(value) for name, value in leaves(tree)}
 
 
 def _digest(value: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -146,7 +145,3 @@ def stop_at_random(folder: Path, number: int, name: str, seed: int) -> None:
     assert end(begin(last)) == 0
     lost = differences(whole_state(folder / "stopped"), whole_state(folder / "whole"))
     assert not lost, f"{name} number {number}: these differ from the run that was not stopped: {lost[:5]}"
-
-
-if __name__ == "__main__":
-    print(kill_at_random(Path(sys.argv[1]), int(sys.argv[2]), 0, *sys.argv[3:]))
