@@ -119,7 +119,9 @@ def _leave_to_main(_worker: int) -> None:
 
 def _give_up(error: BaseException, main: int) -> None:
     if os.getppid() == main:  # else it is gone, and there is nobody to hand anything over to
-        print(f"! a loader process cannot hand over a batch ({first_line(error)})", file=sys.stderr, flush=True)
+        # One write for the whole line: several loader processes may say so at once.
+        sys.stderr.write(f"! a loader process cannot hand over a batch ({first_line(error)})\n")
+        sys.stderr.flush()
     os._exit(1)
 
 
