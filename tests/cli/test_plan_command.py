@@ -79,7 +79,7 @@ def test_small_sizes_are_not_rounded_to_nothing(here, capsys):
 
 
 def test_columns_are_those_of_the_terminal(here, monkeypatch, capsys):
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((60, 24)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((60, 24)))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert mptrain(["plan", "small.yaml", "precision=fp8", "precision.backend=emulated"]) == 0
     table = [
