@@ -43,6 +43,17 @@ class SmallCnnConfig(ModelConfig):
     """Normalisation between convolution and ReLU."""
 
 
+class SmallResNetConfig(ModelConfig):
+    """A residual network for small images: a 3x3 stem, then stages that halve the image and double the channels."""
+
+    width: PositiveInt = 16
+    """Channels of the first stage."""
+    stages: PositiveInt = 3
+    """Stages; the first keeps the image's size."""
+    blocks: PositiveInt = 1
+    """Residual blocks of two 3x3 convolutions in each stage; with 3 stages, 3 make ResNet-20."""
+
+
 class SmallVitConfig(ModelConfig):
     """A small vision transformer with pre-norm blocks."""
 

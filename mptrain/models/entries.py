@@ -16,6 +16,7 @@ from mptrain.models.configs import (
     MlpConfig,
     ResNetConfig,
     SmallCnnConfig,
+    SmallResNetConfig,
     SmallVitConfig,
     TimmConfig,
     VisionConfig,
@@ -109,6 +110,14 @@ def build_small_cnn(config: SmallCnnConfig, spec: DataSpec) -> nn.Module:
     from mptrain.models import small
 
     return small.small_cnn(config, spec)
+
+
+@MODELS.register("small_resnet", config=SmallResNetConfig, description="ResNet-8 to ResNet-110 for small images")
+def build_small_resnet(config: SmallResNetConfig, spec: DataSpec) -> nn.Module:
+    """Build the residual network for images of `spec.input_shape`, (N, C, H, W) -> (N, outputs)."""
+    from mptrain.models import small
+
+    return small.small_resnet(config, spec)
 
 
 @MODELS.register("small_vit", config=SmallVitConfig, description="Two transformer blocks on patches, for experiments")

@@ -1,4 +1,4 @@
-"""Two small image networks for experiments in minutes on a CPU: a convnet and a vision transformer.
+"""Small image networks for experiments in minutes on a CPU: a convnet, a residual network, a vision transformer.
 
 Every product is a named `nn.Conv2d` or `nn.Linear` (but for the two inside attention), so that the rules of a precision
 can address it. Owns: how they are put together. Must not: register anything (see `entries`).
@@ -15,9 +15,10 @@ from torch.nn import functional
 from mptrain.errors import ConfigError
 from mptrain.interfaces import DataSpec
 from mptrain.models.image_shape import image_shape
+from mptrain.torchvision_import import import_torchvision
 
 if TYPE_CHECKING:
-    from mptrain.models.configs import SmallCnnConfig, SmallVitConfig
+    from mptrain.models.configs import SmallCnnConfig, SmallResNetConfig, SmallVitConfig
 
 _INIT_STD = 0.02
 """Spread of the initial position embeddings, as in ViT (Dosovitskiy et al. 2020, arXiv 2010.11929)."""
@@ -33,6 +34,12 @@ def small_cnn(config: SmallCnnConfig, spec: DataSpec) -> nn.Module:
             f"{smallest} px or more, not {min(size)}; give fewer widths"
         )
     return SmallCnn(channels, config.widths, config.num_classes or spec.num_outputs, norm=config.norm == "batch")
+
+
+def small_resnet(config: SmallResNetConfig, spec: DataSpec) -> nn.Module:
+    """Return the residual network, (N, C, H, W) -> (N, outputs); raise ConfigError for data that are no images."""
+    channels, *_ = image_shape(config.name, spec)
+    return SmallResNet(config, channels, config.num_classes or spec.num_outputs)
 
 
 def small_vit(config: SmallVitConfig, spec: DataSpec) -> nn.Module:
@@ -80,6 +87,45 @@ class ConvBlock(nn.Module):
         """Map (N, inputs, H, W) to (N, outputs, H, W), or half of H and W."""
         pooled: Tensor = self.pool(functional.relu(self.norm(self.conv(images))))
         return pooled
+
+
+class SmallResNet(nn.Module):
+    """He et al.'s networks for CIFAR-10 (2015, arXiv 1512.03385, section 4.2), of torchvision's blocks.
+
+    Shortcuts that change the shape are 1x1 convolutions (the paper's option B), as in torchvision's ResNet-18.
+    """
+
+    def __init__(self, config: SmallResNetConfig, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, config.width, 3, padding=1, bias=False), nn.BatchNorm2d(config.width), nn.ReLU()
+        )
+        widths = [config.width * 2**stage for stage in range(config.stages)]
+        self.stages = nn.ModuleList(
+            _stage(inputs, width, config.blocks, stride=1 if width == config.width else 2)
+            for inputs, width in zip([config.width, *widths], widths, strict=False)
+        )
+        self.head = nn.Linear(widths[-1], outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, outputs)."""
+        hidden = self.stem(images)
+        for stage in self.stages:
+            hidden = stage(hidden)
+        outputs: Tensor = self.head(hidden.mean((2, 3)))
+        return outputs
+
+
+def _stage(inputs: int, width: int, blocks: int, *, stride: int) -> nn.Sequential:
+    """Return residual blocks, the first of which goes from `inputs` channels to `width` at `stride`."""
+    block = import_torchvision("models.resnet").BasicBlock
+    shortcut = None
+    if stride != 1 or inputs != width:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
+    return nn.Sequential(block(inputs, width, stride, shortcut), *(block(width, width) for _ in range(blocks - 1)))
 
 
 class SmallVit(nn.Module):

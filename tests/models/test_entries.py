@@ -129,6 +129,7 @@ def test_inception_trains_its_auxiliary_classifier_unless_told_not_to() -> None:
         ("maxvit_t", (3, 30, 30), {}, "cannot take images"),
         ("small_cnn", (784,), {}, "small_cnn needs images"),
         ("small_cnn", (1, 3, 28), {}, "3 blocks halve the image 2 times, which needs 4 px or more, not 3"),
+        ("small_resnet", (784,), {}, "small_resnet needs images"),
         ("small_vit", (784,), {}, "small_vit needs images"),
         ("small_vit", (3, 32, 32), {}, "model.patch_size: 7 does not divide the data's images of 32x32"),
     ],

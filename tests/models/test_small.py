@@ -1,4 +1,4 @@
-"""The small convnet and transformer: shapes, names, that each input reaches each output, and what is refused."""
+"""The small image networks: shapes, names, that each input reaches each output, and what is refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_product_with_weights_of_the_transformer_has_a_name() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "small_vit"])
+@pytest.mark.parametrize("name", ["small_cnn", "small_resnet", "small_vit"])
 @pytest.mark.parametrize("spec", [GREY, DataSpec((3, 14, 21), 7)])
 def test_shapes_follow_the_data(name: str, spec: DataSpec) -> None:
     model = build(spec, name)
@@ -46,7 +46,10 @@ def test_shapes_follow_the_data(name: str, spec: DataSpec) -> None:
     assert build(spec, name, num_classes=12)(torch.randn(4, *spec.input_shape)).shape == (4, 12)
 
 
-@pytest.mark.parametrize(("name", "options"), [("small_cnn", {}), ("small_cnn", {"norm": "none"}), ("small_vit", {})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("small_cnn", {}), ("small_cnn", {"norm": "none"}), ("small_resnet", {"blocks": 2}), ("small_vit", {})],
+)
 def test_every_pixel_and_parameter_takes_part(name: str, options: dict[str, object]) -> None:
     model = build(GREY, name, **options)
     images = torch.randn(64, 1, 28, 28, requires_grad=True)
@@ -56,6 +59,16 @@ def test_every_pixel_and_parameter_takes_part(name: str, options: dict[str, obje
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert bool(parameter.grad.any()), parameter_name
+
+
+def test_three_blocks_a_stage_are_resnet_20() -> None:
+    """0.27M parameters (the paper, table 6) but for the shortcuts, which have none there (option A) and 1x1 kernels here."""
+    model = build(DataSpec((3, 32, 32), 10), "small_resnet", blocks=3)
+    main_path = [name for name in layers(model) if "downsample" not in name]
+    assert len(main_path) == 20
+    shortcuts = sum(p.numel() for name, p in model.named_parameters() if "downsample" in name)
+    assert shortcuts == 16 * 32 + 32 * 64 + 2 * (32 + 64)
+    assert sum(p.numel() for p in model.parameters()) - shortcuts == 269_722
 
 
 def test_patches_are_the_images_squares_in_reading_order() -> None:
