@@ -1,4 +1,4 @@
-"""What a run leaves on disk: metrics.jsonl, events.jsonl, result.json, and strict JSON for every other file.
+"""What a run leaves on disk: run.json, metrics.jsonl, events.jsonl, result.json, and strict JSON for every other file.
 
 Owns: the run directory's JSON. Must not: import torch, print, or decide what is worth recording.
 
@@ -217,7 +217,8 @@ class RunFiles:
         self._events.append(_line(_event_record(event)))
 
     def begin(self, info: RunInfo) -> None:
-        """Do nothing: what is known before the first step is recorded in config.yaml, env.json and plan.json."""
+        """Write run.json: who the run is and how long it will be, for whoever looks on from outside."""
+        self.write("run.json", indented({"schema": 1, "time": _now(), **asdict(info)}))
 
     def progress(self, progress: Progress) -> None:
         """Do nothing: only whole windows are recorded."""

@@ -294,6 +294,7 @@ def _result(
         "error": _error_text(ending, crash),
         "precision": None,
         "device": None,
+        "main_metric": None,
         "planted": [f"{p.what} at {p.at}" for p in config.debug.plant],
         "seed": config.seed,
         "wall_s": wall_s,
@@ -318,7 +319,7 @@ def _tokens_per_s(run: Run, samples_per_s: float | None) -> float | None:
 def _training_result(trainer: Trainer) -> dict[str, Any]:
     run, counts = trainer.run, trainer.ledger.counts
     speed = UNKNOWN if run.parts.policy.emulated else trainer.pace.overall()
-    best, watch = trainer.best, trainer.data_watch
+    best, watch, task = trainer.best, trainer.data_watch, run.parts.task
     return {
         "precision": run.in_force.as_dict(),
         "device": describe_device(run.device),
@@ -332,7 +333,8 @@ def _training_result(trainer: Trainer) -> dict[str, Any]:
         "train_loss": trainer.train_loss,
         "ended_by": trainer.ended_by,
         "metrics": dict(trainer.metrics),
-        "best": {"metric": run.parts.task.main_metric, "value": best.value, "applied_steps": best.applied_steps}
+        "main_metric": {"name": task.main_metric, "higher_is_better": task.higher_is_better},
+        "best": {"metric": task.main_metric, "value": best.value, "applied_steps": best.applied_steps}
         if trainer.metrics
         else None,
         "summary": trainer.summary,

@@ -126,7 +126,8 @@ def test_a_run_folder_that_vanishes(here, background):
     assert result["error"] == "runs/small/a vanished while the run wrote to it: its earlier records are lost"
     assert (result["applied_steps"], result["metrics"]["samples"]) == (24, 50)
     assert "vanished; training goes on, in a folder made anew" in done.stderr
-    assert {"config.yaml", "env.json", "plan.json", "metrics.jsonl", "events.jsonl"} <= {p.name for p in RUN.iterdir()}
+    made_anew = {p.name for p in RUN.iterdir()}
+    assert {"config.yaml", "env.json", "plan.json", "run.json", "metrics.jsonl", "events.jsonl"} <= made_anew
     assert CheckpointStore(RUN / "checkpoints").latest().step == 24
     again = [*command[:5], "--run-id", "a", "--resume", "auto", "--quiet", "train.epochs=3"]
     assert subprocess.run(again, env=ENV, timeout=120, check=False).returncode == 0

@@ -165,7 +165,11 @@ def test_what_is_no_checkpoint_of_ours(here, capsys, name):
 
 def test_what_may_change_is_told(here):
     assert start() == 0
+    before = strict((RUN / "run.json").read_text())
     assert resume("precision=bf16", "log.every=7", "data.num_workers=1", "data.cache=none", "checkpoint.every=5") == 0
+    about = strict((RUN / "run.json").read_text())
+    assert (before["first_step"], before["total_steps"]) == (0, 24)
+    assert (about["first_step"], about["total_steps"], about["precision"][:4]) == (24, 36, "bf16")
     told = {event["data"]["key"]: event["message"] for event in events() if event["kind"] == "changed"}
     assert told["train.epochs"] == "train.epochs changed 2 -> 3"
     assert told["precision.mode"] == "precision.mode changed 'auto' -> 'bf16'"

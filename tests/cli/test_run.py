@@ -30,10 +30,14 @@ def test_a_run_leaves_everything_a_script_needs(here, capsys):
     assert result["precision"]["mode"] == "fp32"
     assert result["metrics"]["samples"] == 50
     assert {p.name for p in Path("runs/small/a").iterdir()} == {
-        "config.yaml", "env.json", "plan.json", "metrics.jsonl", "events.jsonl", "result.json", "checkpoints"
+        "config.yaml", "env.json", "plan.json", "run.json", "metrics.jsonl", "events.jsonl", "result.json", "checkpoints"
     }  # fmt: skip
+    assert result["main_metric"] == {"name": "accuracy", "higher_is_better": True}
     train = [r for r in records("a", "metrics.jsonl") if r["type"] == "train"]
     assert [r["attempted_steps"] for r in train] == [5, 10, 15, 20, 24]
+    about = strict(Path("runs/small/a/run.json").read_text())
+    assert (about["run_id"], about["total_steps"], about["steps_per_epoch"]) == ("a", 24, 12)
+    assert (about["precision"][:4], about["emulated"]) == ("fp32", False)
     assert strict(Path("runs/small/a/env.json").read_text())["versions"]["torch"] == torch.__version__
 
 

@@ -218,7 +218,7 @@ _LINES = (
 )
 _NAMES = (
     *("..", "../x", "step-99999999", "step-x", "step-00000000", "step-00000006", "model.pt", "a\nb", ".saving-x"),
-    *(f".{name}.tmp" for name in ("config.yaml", "env.json", "plan.json", "metrics.jsonl", "events.jsonl")),
+    *(f".{name}.tmp" for name in ("config.yaml", "env.json", "plan.json", "run.json", "metrics.jsonl", "events.jsonl")),
     *(".result.json.tmp", ".saving-step-00000006", ".saving-old-step-00000002", "lock", ".lock", "manifest.json"),
 )
 _damage_values: Mapping[str, st.SearchStrategy[Any]] = {

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 
 from mptrain.errors import CapabilityError, DataError
 from mptrain.telemetry.files import RunFiles, indented, strict_json
-from mptrain.telemetry.records import Event
+from mptrain.telemetry.records import Event, RunInfo
 from tests.telemetry.records import evaluation, numerics, overflow, progress, result, run_info
 
 
@@ -51,7 +52,10 @@ def test_a_run_is_recorded(tmp_path: Path):
     assert event["data"] == {"loss_scale": 32768.0}
     assert datetime.fromisoformat(event["time"]).utcoffset() == timedelta(0)
     assert json.loads((tmp_path / "runs/r1/result.json").read_text()) == result()
-    assert sorted(os.listdir(tmp_path / "runs/r1")) == ["events.jsonl", "metrics.jsonl", "result.json"]
+    about = json.loads((tmp_path / "runs/r1/run.json").read_text())
+    assert (about.pop("schema"), datetime.fromisoformat(about.pop("time")).utcoffset()) == (1, timedelta(0))
+    assert RunInfo(**about) == replace(run_info(), planted=[], notices=[])  # JSON has no tuples
+    assert sorted(os.listdir(tmp_path / "runs/r1")) == ["events.jsonl", "metrics.jsonl", "result.json", "run.json"]
 
 
 def test_non_finite_numbers_are_null_with_a_flag(tmp_path: Path):
