@@ -62,7 +62,7 @@ def test_every_pixel_and_parameter_takes_part(name: str, options: dict[str, obje
 
 
 def test_three_blocks_a_stage_are_resnet_20() -> None:
-    """0.27M parameters (the paper, table 6) but for the shortcuts, which have none there (option A) and 1x1 kernels here."""
+    """0.27M parameters (table 6), but for the shortcuts: they have none in the paper (option A)."""
     model = build(DataSpec((3, 32, 32), 10), "small_resnet", blocks=3)
     main_path = [name for name in layers(model) if "downsample" not in name]
     assert len(main_path) == 20
