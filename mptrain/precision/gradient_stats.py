@@ -25,6 +25,17 @@ MEASURES = 6
 _BUCKET = 2**24
 """Elements whose magnitudes are held at once: bounds the memory that a measurement takes."""
 
+LOWEST_EXPONENT, HIGHEST_EXPONENT = -160, 130
+"""Ends of a histogram: beyond every FP32 value. What FP64 holds beyond them is counted with the nearest."""
+EXPONENTS = HIGHEST_EXPONENT - LOWEST_EXPONENT + 1
+_PIECE = 2**20
+"""Elements whose exponents are held at once: 8 bytes each."""
+_SPREAD = 6
+"""Bits of the mantissa that an exponent is counted by, and summed over at the end: gradients share few exponents, and a
+GPU's threads would wait for one another to add to one count."""
+_MANTISSA, _BIAS, _SPECIAL = 52, 1023, 2047
+"""Of FP64 (IEEE 754): bits of the mantissa, bias of the exponent, and the exponent of infinities and NaNs."""
+
 Scaled = tuple[Tensor, Tensor]
 """A gradient, and the loss scale (0-d) that its backward was multiplied by."""
 
@@ -66,18 +77,54 @@ class GradientStats(NamedTuple):
 
 
 @torch.no_grad()
-def measure(grads: Mapping[str, Scaled], fmt: NumberFormat) -> tuple[list[str], Tensor]:
+def measure(grads: Mapping[str, Scaled], fmt: NumberFormat) -> tuple[list[str], Tensor, Tensor]:
     """Measure gradients on their device, without reading it.
 
     `grads` as the loss scaler leaves them: FP16 and BF16 ones are still multiplied by their scale, wider ones are not.
-    Returns names and, row by row, FP64 (names, MEASURES); `read_stats` takes both.
+    Returns names and, row by row, FP64 (names, MEASURES), both for `read_stats`; and the scaled elements of all by
+    exponent, int64 (EXPONENTS,), for `trimmed`.
     """
     names: list[str] = []
-    rows: list[Tensor] = []
+    measured: list[tuple[Tensor, Tensor]] = []
     for bucket in _buckets(grads):
         names += bucket
-        rows.append(_measure_bucket([grads[name][0] for name in bucket], grads[bucket[0]][1], fmt))
-    return names, torch.cat(rows)
+        measured.append(_measure_bucket([grads[name][0] for name in bucket], grads[bucket[0]][1], fmt))
+    rows, histograms = zip(*measured, strict=True)
+    return names, torch.cat(rows), torch.stack(histograms).sum(0)
+
+
+def count_exponents(tensors: Sequence[Tensor]) -> Tensor:
+    """Count the finite non-zero elements of all `tensors` together by e = floor(log2(|x|)), without reading the device.
+
+    Returns int64 (EXPONENTS,), of which the first is LOWEST_EXPONENT. FP64 holds every other format's values as normal
+    numbers, whose exponent is read off their bits.
+    """
+    device = tensors[0].device
+    table = torch.zeros((_SPECIAL + 1) << _SPREAD, dtype=torch.int64, device=device)
+    one = torch.ones((), dtype=torch.int64, device=device)
+    for values in tensors:
+        for piece in values.flatten().split(_PIECE):
+            bits = piece.to(torch.float64, copy=True).view(torch.int64)
+            at = bits.bitwise_right_shift_(_MANTISSA - _SPREAD).bitwise_and_(len(table) - 1)  # without the sign
+            table.index_add_(0, at, one.expand(len(at)))
+            table[0] -= len(at) - piece.count_nonzero()  # where the zeros are
+    counts = table.view(_SPECIAL + 1, -1).sum(1)
+    first, end = LOWEST_EXPONENT + _BIAS, HIGHEST_EXPONENT + _BIAS + 1
+    inside = counts[first:end].clone()
+    inside[0] += counts[:first].sum()
+    inside[-1] += counts[end:_SPECIAL].sum()
+    return inside
+
+
+def trimmed(counts: Sequence[float]) -> tuple[int, tuple[int, ...]]:
+    """Return what `count_exponents` counted, now on the host, without the empty ends: first exponent, and counts.
+
+    Where all are zero: 0 and no counts.
+    """
+    found = [index for index, count in enumerate(counts) if count]
+    if not found:
+        return 0, ()
+    return LOWEST_EXPONENT + found[0], tuple(int(count) for count in counts[found[0] : found[-1] + 1])
 
 
 def read_stats(
@@ -113,10 +160,11 @@ def _largest(values: Iterable[float]) -> float:
     return math.nan if any(map(math.isnan, each)) else max(each)
 
 
-def _measure_bucket(grads: list[Tensor], scale: Tensor, fmt: NumberFormat) -> Tensor:
-    """Return FP64 (gradients, MEASURES): amax, scaled amax, norm; how many are not 0, below normal, below subnormal.
+def _measure_bucket(grads: list[Tensor], scale: Tensor, fmt: NumberFormat) -> tuple[Tensor, Tensor]:
+    """Return FP64 (gradients, MEASURES), and the histogram of all.
 
-    The last two count zeros too.
+    The measures are amax, scaled amax, norm; how many are not 0, below normal, below subnormal (the last two with the
+    zeros).
     """
     magnitudes = torch._foreach_abs(grads)
     amax, norm = (torch.stack(values).double() for values in (torch._foreach_max(magnitudes), _norms(grads)))
@@ -130,7 +178,8 @@ def _measure_bucket(grads: list[Tensor], scale: Tensor, fmt: NumberFormat) -> Te
         # There is no foreach kernel that counts; a sum of ones in FP32 stops at 2**24.
         counts += [values.count_nonzero()]
         counts += [(values < bound).count_nonzero() for bound in (fmt.smallest_normal, fmt.smallest_subnormal)]
-    return torch.cat([torch.stack(sizes, dim=1), torch.stack(counts).view(len(grads), 3).double()], dim=1)
+    rows = torch.cat([torch.stack(sizes, dim=1), torch.stack(counts).view(len(grads), 3).double()], dim=1)
+    return rows, count_exponents(magnitudes)
 
 
 def _norms(grads: list[Tensor]) -> list[Tensor]:

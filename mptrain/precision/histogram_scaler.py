@@ -31,16 +31,15 @@ from torch import Tensor, nn
 
 from mptrain.config.precision import LossScaleConfig
 from mptrain.precision.formats import get_format
+from mptrain.precision.gradient_stats import LOWEST_EXPONENT, count_exponents
 from mptrain.precision.loss_scaler import DynamicLossScaler
 
 _SAMPLE = 2**18
 """Elements looked at, all gradients together."""
 _MOVES = 40
 """A look moves the scale by 2^-40 to 2^40: FP16's whole range, subnormals included."""
-_EDGE = -23
-"""frexp's exponent of the lowest octave that FP16 holds, [2^-24, 2^-23)."""
-_LOWEST, _HIGHEST = _EDGE - 1 - _MOVES, _EDGE - 1 + _MOVES
-"""Exponents told apart; what lies beyond is counted with the nearest."""
+_EDGE = -24
+"""Exponent of the lowest octave that FP16 holds, [2^-24, 2^-23)."""
 
 
 class HistogramLossScaler(DynamicLossScaler):
@@ -58,7 +57,7 @@ class HistogramLossScaler(DynamicLossScaler):
         self._attempts = 0
         self._factor: Tensor | None = None
         moves = torch.arange(-_MOVES, _MOVES + 1, device=device)
-        self._below = _EDGE - 1 - moves - _LOWEST  # where in the histogram each move would put the smallest subnormal
+        self._below = _EDGE - 1 - moves - LOWEST_EXPONENT  # the highest octave of those that each move leaves lost
         self._unsaved = torch.exp2(-moves.clamp(min=0).float())  # share of what is lost now that each move leaves lost
 
     def unscale_(self) -> None:
@@ -107,8 +106,8 @@ class HistogramLossScaler(DynamicLossScaler):
         samples = [grad.flatten()[:: self._stride].float() for grad in grads]
         zeros = (torch.stack([(part == 0).sum() for part in samples]) * low).sum()
         sample = torch.cat(samples)
-        counts = _count_exponents(sample)
-        at_edge = counts[_EDGE - _LOWEST]
+        counts = count_exponents([sample])
+        at_edge = counts[_EDGE - LOWEST_EXPONENT]
         lost = zeros + at_edge * self._unsaved + counts.cumsum(0)[self._below]
         return (lost > self.config.underflow_target * (sample.numel() + at_edge)).sum().float() - _MOVES
 
@@ -117,12 +116,3 @@ def _amax(grad: Tensor) -> Tensor:
     """Return the largest magnitude (0-d, FP32 or FP64): torch's infinity norm is many times slower on a CPU."""
     low, high = torch.aminmax(grad)
     return torch.maximum(-low, high).to(torch.promote_types(grad.dtype, torch.float32))
-
-
-def _count_exponents(values: Tensor) -> Tensor:
-    """Return how many finite non-zero elements of `values` (n,) have each exponent from _LOWEST to _HIGHEST (FP32)."""
-    magnitudes = values.abs()
-    exponents = torch.frexp(magnitudes).exponent.clamp_(_LOWEST, _HIGHEST)
-    counted = (magnitudes > 0).logical_and_(magnitudes < torch.inf)
-    counts = torch.zeros(_HIGHEST - _LOWEST + 1, device=values.device)
-    return counts.index_add_(0, exponents - _LOWEST, counted.float())

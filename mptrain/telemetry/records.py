@@ -38,6 +38,16 @@ class RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class GradientHistogram:
+    """The elements of all gradients by power of two of their magnitude; those that are not finite are not counted."""
+
+    first_exponent: int
+    counts: tuple[int, ...]
+    """Element i: those in [2^(first_exponent + i), 2^(first_exponent + i + 1)); empty where every gradient is zero."""
+    zeros: int
+
+
+@dataclass(frozen=True, slots=True)
 class Numerics:
     """How the gradients of one sampled step, all parameters together, sat in the format they are computed in."""
 
@@ -60,6 +70,8 @@ class Numerics:
     """Share of the weights with an update that rounding left as they were; None: weights are not stored low."""
     underflow_share: float | None
     """Share of the backward's non-zero products that rounding made zero; None: not counted (only emulation can)."""
+    histogram: GradientHistogram
+    """Magnitudes as the backward's format holds them: multiplied by the loss scale."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,16 @@ from torch import nn
 
 from mptrain.precision.emulation import Fp32Accumulation
 from mptrain.precision.formats import get_format
-from mptrain.precision.gradient_stats import MEASURES, GradientStats, measure, read_stats, total
+from mptrain.precision.gradient_stats import EXPONENTS, MEASURES, GradientStats, measure, read_stats, total, trimmed
 from mptrain.precision.loss_scaler import LossScaler
 from mptrain.precision.weights import WeightStore
 from mptrain.telemetry.attempt_log import make_attempt_log
-from mptrain.telemetry.records import Numerics
+from mptrain.telemetry.records import GradientHistogram, Numerics
 
 _PRODUCTS = ("nonzero", "became_zero", "became_subnormal", "overflowed")
-_HEADER = 3 + len(_PRODUCTS)
-"""Loss scale, updates lost, updates, and the products; before the measures of each parameter."""
+_HISTOGRAM = 3 + len(_PRODUCTS)
+_HEADER = _HISTOGRAM + EXPONENTS
+"""Loss scale, updates lost, updates, the products, and the histogram; before the measures of each parameter."""
 
 
 class Sample(NamedTuple):
@@ -115,8 +116,10 @@ class NumericsSampler(NoNumerics):
             return
         scaler = self._scaler
         grads = {name: (scaler.gradient_of(param), scaler.scale_of(param)) for name, param in self._params.items()}
-        names, rows = measure({name: (g, scale) for name, (g, scale) in grads.items() if g is not None}, self._format)
+        known = {name: (g, scale) for name, (g, scale) in grads.items() if g is not None}
+        names, rows, histogram = measure(known, self._format)
         self._values[0].copy_(scaler.outcome.loss_scale)
+        self._values[_HISTOGRAM:_HEADER].copy_(histogram)
         self._values[_HEADER : _HEADER + rows.numel()].copy_(rows.flatten())
         self._under_way.append((self._attempt, names))
 
@@ -128,7 +131,7 @@ class NumericsSampler(NoNumerics):
             if count is not None:
                 self._values[slot].copy_(count)
         if self._products is not None:
-            self._values[3:_HEADER].copy_(self._products.underflow_counts())
+            self._values[3:_HISTOGRAM].copy_(self._products.underflow_counts())
         self._log.record(self._values)
         self._due = False
 
@@ -147,7 +150,7 @@ class NumericsSampler(NoNumerics):
         attempt, names = self._under_way.popleft()
         measures = [row[at : at + MEASURES] for at in range(_HEADER, _HEADER + MEASURES * len(names), MEASURES)]
         stats = read_stats(names, measures, [self._params[name].numel() for name in names])
-        scale, lost, updated, *products = row[:_HEADER]
+        scale, lost, updated, *products = row[:_HISTOGRAM]
         everything = total(stats.values())
         summary = Numerics(
             attempted_step=attempt,
@@ -161,6 +164,7 @@ class NumericsSampler(NoNumerics):
             below_subnormal_share=everything.below_subnormal_share,
             lost_update_share=None if self._weights.lost is None else lost / max(updated, 1),
             underflow_share=None if self._products is None else products[1] / max(products[0], 1),
+            histogram=GradientHistogram(*trimmed(row[_HISTOGRAM:_HEADER]), zeros=everything.zeros),
         )
         details = asdict(summary) | {"by_parameter": {name: self._details(one) for name, one in stats.items()}}
         if self._products is not None:

@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from mptrain.precision.formats import get_format
-from mptrain.precision.gradient_stats import GradientStats, measure, read_stats, total
+from mptrain.precision.gradient_stats import (
+    HIGHEST_EXPONENT,
+    LOWEST_EXPONENT,
+    GradientStats,
+    count_exponents,
+    measure,
+    read_stats,
+    total,
+    trimmed,
+)
 
 FORMATS = ["fp16", "bf16", "e5m2", "e4m3", "fp32", "fp64", "e3m4"]
 SCALE = 2.0**10
@@ -53,7 +62,7 @@ def by_hand(grad: torch.Tensor, scale: float, name: str) -> GradientStats:
 
 def measured(grads: dict[str, torch.Tensor], name: str, scale: float = SCALE) -> dict[str, GradientStats]:
     device_scale = torch.tensor(scale)
-    names, rows = measure({key: (grad, device_scale) for key, grad in grads.items()}, get_format(name))
+    names, rows, _ = measure({key: (grad, device_scale) for key, grad in grads.items()}, get_format(name))
     assert rows.dtype == torch.float64
     return read_stats(names, rows.tolist(), [grads[n].numel() for n in names])
 
@@ -124,7 +133,7 @@ def test_gradients_of_several_dtypes_are_measured_together():
 def test_each_gradient_is_judged_at_its_own_scale():
     low, high = torch.tensor(1.0), torch.tensor(2.0**12)
     grad, fp16 = torch.tensor([2.0**-20, 2.0**-4]), get_format("fp16")
-    names, rows = measure({"a": (grad, low), "b": (grad, high), "c": (grad, low)}, fp16)
+    names, rows, _ = measure({"a": (grad, low), "b": (grad, high), "c": (grad, low)}, fp16)
     found = read_stats(names, rows.tolist(), [2, 2, 2])
     assert {name: stats.below_normal for name, stats in found.items()} == {"a": 1, "b": 0, "c": 1}
     everything = total(found.values())
@@ -144,3 +153,55 @@ def test_buckets_leave_nothing_out(monkeypatch):
     whole = measured(grads, "fp16")
     monkeypatch.setattr("mptrain.precision.gradient_stats._BUCKET", 12)
     assert measured(grads, "fp16") == whole
+
+
+def octaves(values: np.ndarray) -> dict[int, int]:
+    """Count finite non-zero magnitudes by floor(log2), by numpy's frexp; what lies beyond the ends with the nearest."""
+    kept = values[np.isfinite(values) & (values != 0)]
+    exponents = np.clip(np.frexp(kept)[1] - 1, LOWEST_EXPONENT, HIGHEST_EXPONENT)
+    return dict(zip(*(part.tolist() for part in np.unique(exponents, return_counts=True)), strict=True))
+
+
+def counted(counts: torch.Tensor) -> dict[int, int]:
+    """Return the same from what was measured."""
+    assert counts.dtype == torch.int64
+    first, trim = trimmed(counts.tolist())
+    assert not trim or (trim[0] and trim[-1])
+    return {first + index: count for index, count in enumerate(trim) if count}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_exponents_are_counted_as_numpy_does(dtype):
+    grads = [*crafted(dtype).values(), torch.tensor([math.nan, -math.nan, math.inf, -math.inf], dtype=dtype)]
+    kept = [grad.clone() for grad in grads]
+    expected = octaves(np.concatenate([grad.double().numpy().ravel() for grad in grads]))
+    assert counted(count_exponents(grads)) == expected
+    for grad, before in zip(grads, kept, strict=True):
+        torch.testing.assert_close(grad, before, rtol=0, atol=0, equal_nan=True)
+    if dtype is torch.float64:
+        assert expected[LOWEST_EXPONENT] > 3 * (1074 - 162)
+        assert expected[HIGHEST_EXPONENT] > 3 * (1023 - 132)
+
+
+def test_the_smallest_numbers_of_fp64_are_not_taken_for_zeros():
+    assert counted(count_exponents([torch.tensor([5e-324, 0.0, -2e-308], dtype=torch.float64)])) == {LOWEST_EXPONENT: 2}
+
+
+def test_nothing_but_zeros_has_no_exponent():
+    assert trimmed(count_exponents([torch.zeros(3), torch.empty(0)]).tolist()) == (0, ())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_histogram_is_of_the_scaled_gradients(dtype):
+    grads = {name: grad for name, grad in crafted(dtype).items() if name != "powers"}
+    values = np.concatenate([grad.double().numpy().ravel() for grad in grads.values()])
+    _, _, counts = measure({name: (grad, torch.tensor(SCALE)) for name, grad in grads.items()}, get_format("fp16"))
+    assert counted(counts) == octaves(values if dtype.itemsize < 4 else values * SCALE)
+
+
+def test_pieces_leave_nothing_out(monkeypatch):
+    grads = [torch.randn(7, 11).t(), torch.randn(100)]
+    whole = counted(count_exponents(grads))
+    assert sum(whole.values()) == 177
+    monkeypatch.setattr("mptrain.precision.gradient_stats._PIECE", 9)
+    assert counted(count_exponents(grads)) == whole

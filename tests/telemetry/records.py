@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mptrain.telemetry.records import Evaluation, Event, Numerics, Progress, RunInfo
+from mptrain.telemetry.records import Evaluation, Event, GradientHistogram, Numerics, Progress, RunInfo
 
 
 def run_info(**changes: Any) -> RunInfo:
@@ -55,6 +55,7 @@ def numerics(**changes: Any) -> Numerics:
         "below_subnormal_share": 0.0,
         "lost_update_share": None,
         "underflow_share": None,
+        "histogram": GradientHistogram(-12, (3, 40, 7), 2),
     }
     return Numerics(**(values | changes))
 

@@ -88,6 +88,7 @@ def test_the_newest_sample_of_gradients_is_part_of_a_window(tmp_path: Path):
     before, after = read_lines(tmp_path / "metrics.jsonl")
     assert before["numerics"] is None
     assert after["numerics"]["below_normal_share"] == 0.003
+    assert after["numerics"]["histogram"] == {"first_exponent": -12, "counts": [3, 40, 7], "zeros": 2}
     assert (after["numerics"]["headroom"], after["numerics"]["headroom_nonfinite"]) == (None, "-inf")
     assert (after["numerics"]["amax"], after["numerics"]["amax_nonfinite"]) == (None, "inf")
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,26 @@ def test_a_scale_is_part_of_the_sample():
     data = samples(made)[-1].data
     assert (data["format"], data["loss_scale"]) == ("fp16", 1024.0)
     assert data["headroom"] == pytest.approx(math.log2(65504 / data["amax"] / 1024))
+
+
+def test_the_histogram_is_of_the_gradients_as_the_backward_holds_them():
+    scaling = {"kind": "static", "init_scale": 1024.0}
+    made = fitted(merged(EVERY_5, {"precision": {"mode": "fp16", "loss_scale": scaling}}))
+    data = samples(made)[-1].data
+    grads = torch.cat([param.grad.flatten() for param in made.run.parts.model.parameters()])  # unscaled, FP32
+    exponents = np.frexp(grads.numpy()[grads.numpy() != 0])[1] - 1 + 10
+    found, first = data["histogram"], data["histogram"]["first_exponent"]
+    assert found["counts"] == tuple(np.bincount(exponents - first))
+    assert found["zeros"] == int((grads == 0).sum()) == grads.numel() - sum(found["counts"])
+    window = made.reporter.windows[-1].numerics.histogram
+    assert (window.first_exponent, window.counts, window.zeros) == tuple(found.values())
+
+
+def test_what_is_not_finite_is_in_no_octave():
+    made = fitted(merged(EVERY_5, {"debug": {"plant": [{"what": "inf_grad", "at": 5}]}}))
+    found = samples(made)[0].data
+    elements = sum(one["elements"] for one in found["by_parameter"].values())
+    assert 0 < sum(found["histogram"]["counts"]) < elements - found["histogram"]["zeros"]
 
 
 def test_a_sampled_step_that_overflows_is_recorded_as_it_was():
