@@ -6,7 +6,7 @@ loss scaling; it only honours `found_inf`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mptrain.errors import CheckpointError
 from mptrain.interfaces import SkippingOptimizer
 
+_MOMENTUM = "momentum_buffer"
 _FUSED_ON = {"SGD": {"cpu", "cuda"}, "Adam": {"cpu", "cuda"}, "AdamW": {"cpu", "cuda"}, "Adagrad": {"cpu"}}
 
 
@@ -43,16 +44,19 @@ def build_optimizer(
     cls = getattr(torch.optim, torch_name)
     if lr.device.type in _FUSED_ON.get(torch_name, ()):
         optimizer = cls(groups, lr=lr, fused=True, **arguments)
+        optimizer.register_load_state_dict_pre_hook(_fitting)
         if torch_name == "SGD" and arguments["momentum"]:
             _zero_momentum(optimizer)
         return cast(SkippingOptimizer, optimizer)
-    return HostSteppedOptimizer(cls(groups, lr=float(lr), **arguments), lr)
+    optimizer = cls(groups, lr=float(lr), **arguments)
+    optimizer.register_load_state_dict_pre_hook(_fitting)
+    return HostSteppedOptimizer(optimizer, lr)
 
 
 def restore_optimizer(optimizer: SkippingOptimizer, state: dict[str, Any]) -> None:
     """Load a saved state; settings (rate, decay, betas) stay those the optimizer was built with.
 
-    Raises CheckpointError where the state is of other parameters.
+    Raises CheckpointError where the state is of other parameters, or of another optimizer.
     """
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     if [len(g["params"]) for g in optimizer.param_groups] != [len(g["params"]) for g in state["param_groups"]]:
@@ -60,12 +64,59 @@ def restore_optimizer(optimizer: SkippingOptimizer, state: dict[str, Any]) -> No
             "optimizer: the checkpoint groups its parameters otherwise; keep the model and "
             "optimizer.decay_norm_and_bias as they were, or start a new run"
         )
-    if len({frozenset(entries) for entries in state["state"].values()}) > 1:
-        raise CheckpointError("optimizer: the checkpoint holds other entries for one parameter than for the next")
     optimizer.load_state_dict(state)
     for group, configured in zip(optimizer.param_groups, settings, strict=True):
         group.update(configured)
     _restore_scalars(optimizer, state)
+
+
+def _fitting(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved state with every entry laid out in memory as its parameter; raise CheckpointError for a foreign one.
+
+    torch's fused kernels on the CPU look at neither: they would write past the end of an entry that is too small, and
+    take one element of an entry that is laid out otherwise (`train.channels_last` changed) for another.
+    """
+    kept = _entries_of(optimizer)
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    ids = [i for group in state["param_groups"] for i in group["params"]]
+    fitted = {}
+    for i, param in zip(ids, params, strict=True):
+        saved = state["state"].get(i, {})
+        if saved or kept.keys() == {_MOMENTUM}:  # else torch makes them at the parameter's first step
+            fitted[i] = _fitting_entries(saved, param, kept)
+    return {**state, "state": fitted}
+
+
+def _fitting_entries(saved: Mapping[str, Tensor], param: nn.Parameter, kept: Mapping[str, bool]) -> dict[str, Tensor]:
+    entries = {key: value.detach() for key, value in saved.items() if key in kept or key != _MOMENTUM}
+    if _MOMENTUM in kept and _MOMENTUM not in saved:  # the saved run had none: it begins at zero, as in a new run
+        entries[_MOMENTUM] = torch.zeros_like(param)
+    if entries.keys() != kept.keys():
+        raise CheckpointError(
+            f"optimizer: the checkpoint keeps {_listed(entries)} of a parameter, this optimizer {_listed(kept)}"
+        )
+    for key, is_scalar in kept.items():
+        value, shape = entries[key], () if is_scalar else tuple(param.shape)
+        if tuple(value.shape) != shape or not value.is_floating_point():
+            found = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+            raise CheckpointError(f"optimizer: {key} of a parameter is {found} instead of floats of shape {shape}")
+        if value.stride() != (() if is_scalar else param.stride()):
+            entries[key] = torch.empty_like(param, dtype=value.dtype, device=value.device).copy_(value)
+    return entries
+
+
+def _entries_of(optimizer: torch.optim.Optimizer) -> dict[str, bool]:
+    """Return what an optimizer keeps of each parameter, by its first step on a small one -> whether that is a scalar."""
+    group = optimizer.param_groups[0]
+    probe = nn.Parameter(torch.zeros(2, 2, device=group["params"][0].device))
+    probe.grad = torch.zeros_like(probe)
+    made = type(optimizer)([{**group, "params": [probe]}])
+    made.step()
+    return {key: not value.dim() for key, value in made.state[probe].items()}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "nothing"
 
 
 def _restore_scalars(optimizer: SkippingOptimizer, state: dict[str, Any]) -> None:
@@ -95,7 +146,7 @@ def _zero_momentum(optimizer: torch.optim.Optimizer) -> None:
     """
     for group in optimizer.param_groups:
         for param in group["params"]:
-            optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
+            optimizer.state[param][_MOMENTUM] = torch.zeros_like(param)
 
 
 class HostSteppedOptimizer:

@@ -82,7 +82,9 @@ class RoundedOptimizer:
         params = [p for group in self.param_groups for p in group["params"]]
         for saved_id, param in zip(ids, params, strict=True):
             entries = self._inner.state.get(param, {})
-            for key, value in state_dict["state"].get(saved_id, {}).items():
+            saved = state_dict["state"].get(saved_id, {})
+            for key in entries.keys() & saved.keys():
+                value = saved[key]
                 # torch casts all but `step` to the parameter's dtype, which would round counters and products, too.
                 if isinstance(value, Tensor) and not _is_moment(value, param) and entries[key].dtype == param.dtype:
                     entries[key] = value.to(entries[key].device, torch.float32)

@@ -1,5 +1,7 @@
 """Schedules, decay groups and the moving average."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -183,6 +185,72 @@ def test_a_state_of_other_groups_is_refused_with_the_remedy():
     )
     with pytest.raises(CheckpointError, match=r"keep .*optimizer\.decay_norm_and_bias"):
         restore_optimizer(two, one.state_dict())
+
+
+def stepped(name: str = "AdamW", *, like: nn.Parameter | None = None, **arguments):
+    """Return an optimizer after one step on a parameter of shape (2, 3, 2, 2), laid out in memory as `like`."""
+    param = nn.Parameter(torch.ones(2, 3, 2, 2) if like is None else torch.ones_like(like))
+    groups = [{"params": [param], "weight_decay": 0.0}]
+    optimizer = build_optimizer(name, groups, torch.tensor(0.1, dtype=torch.float64), arguments)
+    param.grad = torch.empty_like(param).copy_(torch.arange(24.0).view(2, 3, 2, 2))
+    optimizer.found_inf = torch.tensor(0.0)
+    optimizer.step()
+    return optimizer, param
+
+
+OTHERS = {
+    "too small": ("exp_avg", torch.zeros(3)),
+    "a scalar": ("exp_avg", torch.tensor(1.0)),
+    "of another shape": ("exp_avg_sq", torch.zeros(3, 2, 2, 2)),
+    "complex": ("exp_avg", torch.zeros(2, 3, 2, 2, dtype=torch.complex64)),
+    "several counts": ("step", torch.ones(3, 5)),
+    "no count": ("step", torch.tensor(True)),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_an_entry_that_does_not_fit_its_parameter_is_refused(what):
+    """torch's fused kernels on the CPU write past the end of a moment that is too small."""
+    optimizer, _ = stepped()
+    state = optimizer.state_dict()
+    key, value = OTHERS[what]
+    state["state"][0] = state["state"][0] | {key: value}
+    with pytest.raises(CheckpointError, match=rf"optimizer: {key} of a parameter is .* instead of floats of shape"):
+        restore_optimizer(optimizer, state)
+
+
+@pytest.mark.parametrize(("other", "arguments"), [("SGD", {"momentum": 0.5}), ("NAdam", {}), ("RMSprop", {})])
+def test_the_state_of_another_optimizer_is_refused(other, arguments):
+    optimizer, _ = stepped()
+    with pytest.raises(CheckpointError, match="this optimizer step, exp_avg, exp_avg_sq"):
+        restore_optimizer(optimizer, stepped(other, **arguments)[0].state_dict())
+
+
+@pytest.mark.parametrize("saved", [torch.channels_last, torch.contiguous_format])
+def test_moments_take_the_memory_format_of_their_parameter(saved):
+    """A fused kernel on the CPU walks through memory, whatever the strides."""
+    formats = {torch.channels_last, torch.contiguous_format}
+    like = nn.Parameter(torch.ones(2, 3, 2, 2).to(memory_format=saved))
+    other = nn.Parameter(torch.ones(2, 3, 2, 2).to(memory_format=(formats - {saved}).pop()))
+    (one, first), (two, second) = stepped(like=like), stepped(like=other)
+    restore_optimizer(two, deepcopy(one.state_dict()))
+    for optimizer, param in ((one, first), (two, second)):
+        param.grad = torch.empty_like(param).copy_(torch.arange(24.0).flip(0).view(2, 3, 2, 2))
+        optimizer.step()
+    assert first.stride() != second.stride()
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop"])
+def test_momentum_that_the_saved_run_had_not_begins_at_zero(name):
+    before, after = stepped(name, momentum=0.0)[0], stepped(name, momentum=0.5)[0]
+    restore_optimizer(after, before.state_dict())
+    (entries,) = after.state_dict()["state"].values()
+    assert torch.equal(entries["momentum_buffer"], torch.zeros(2, 3, 2, 2))
+    after.step()
+    restore_optimizer(before, after.state_dict())
+    assert all("momentum_buffer" not in entries for entries in before.state_dict()["state"].values())
+    before.step()
 
 
 def test_groups_do_not_depend_on_the_amount_of_decay():
