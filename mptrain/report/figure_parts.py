@@ -1,0 +1,134 @@
+"""What every figure is made of: its value, its encodings, and the numbers in its words.
+
+Owns: the `Figure` type and the pieces of Vega-Lite that several figures share. Must not: choose colours, or write
+files. A run's names are only ever data here: none becomes part of a Vega expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mptrain.report.model import Estimate, Ladder
+from mptrain.telemetry import human
+
+Cell = str | int | float | None
+CHOSEN = {"name": "chosen", "value": None}
+"""The variant that the page's key picks out; None for all."""
+INVISIBLE = "tooltips"
+"""Name of a layer that is there for the pointer only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart, what one sees in it, and the figures behind it."""
+
+    name: str
+    """Part of a file name: lower case, with hyphens."""
+    title: str
+    text: str
+    """What one sees, in words; where there is no chart, why."""
+    spec: dict[str, Any] | None
+    """Vega-Lite without width and colours; None where there is nothing to draw."""
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[Cell, ...], ...] = ()
+    has_key: bool = False
+    """Colours tell the variants apart."""
+    may_be_log: bool = False
+    """The y axis may be switched to a log scale: every value is above zero."""
+
+
+def absent(name: str, title: str, why: str) -> Figure:
+    """Return the figure that says why there is none."""
+    return Figure(name, title, why, None)
+
+
+def labels(ladder: Ladder) -> list[str]:
+    """Return the labels of the variants, in order."""
+    return [variant.label for variant in ladder.variants]
+
+
+def colour(ladder: Ladder) -> dict[str, Any]:
+    """Return the encoding that gives each variant its colour."""
+    return {"field": "variant", "type": "nominal", "scale": {"domain": labels(ladder)}}
+
+
+def faded(opacity: float = 1.0) -> dict[str, Any]:
+    """Return the encoding that fades what is not of the chosen variant."""
+    return {
+        "condition": {"test": "chosen === null || chosen === datum.variant", "value": opacity},
+        "value": opacity * 0.08,
+    }
+
+
+def variant_rows(names: Sequence[str]) -> dict[str, Any]:
+    """Return the encoding that gives each variant a row; a label breaks after its first comma."""
+    comma = "indexof(datum.label, ', ')"
+    axis = {
+        "title": None,
+        "labelExpr": f"{comma} < 0 ? datum.label : [slice(datum.label, 0, {comma}), slice(datum.label, {comma} + 2)]",
+        # Vega centres the first line only.
+        "labelOffset": {"condition": {"test": f"{comma} >= 0", "value": -7}, "value": 0},
+        "labelPadding": 8,
+        "grid": False,
+        "ticks": False,
+        "domain": False,
+    }
+    return {"field": "variant", "type": "nominal", "scale": {"domain": list(names)}, "axis": axis}
+
+
+def x_axis(title: str, field: str = "x", **axis: Any) -> dict[str, Any]:
+    """Return a quantitative x encoding that need not begin at zero."""
+    return {"field": field, "type": "quantitative", "scale": {"zero": False}, "axis": {"title": title, **axis}}
+
+
+def metric_factor(ladder: Ladder) -> float:
+    """Return what the metric is multiplied by to be shown: 100 for a share."""
+    return 100.0 if ladder.as_points else 1.0
+
+
+def metric_title(ladder: Ladder) -> str:
+    """Return e.g. `accuracy (%), higher is better`."""
+    unit = " (%)" if ladder.as_points else ""
+    return f"{ladder.metric}{unit}, {'higher' if ladder.higher_is_better else 'lower'} is better"
+
+
+def metric_text(ladder: Ladder, value: float | None) -> str:
+    """Return a metric in words, e.g. `91.2%` or `1.2345`."""
+    return human.percent(value) if ladder.as_points else human.number(value)
+
+
+def difference_text(ladder: Ladder, value: float) -> str:
+    """Return a difference of metrics with its sign, e.g. `+0.1 points`."""
+    return f"{100 * value:+.1f} points" if ladder.as_points else f"{value:+.3g}"
+
+
+def ends(estimate: Estimate, factor: float = 1.0) -> dict[str, float | None]:
+    """Return the mean and the ends of the interval, as a row of data."""
+    low, high = estimate.low, estimate.high
+    return {
+        "mean": estimate.mean * factor,
+        "low": None if low is None else low * factor,
+        "high": None if high is None else high * factor,
+    }
+
+
+def interval_cells(estimate: Estimate, factor: float = 1.0) -> tuple[Cell, ...]:
+    """Return mean, low, high and number of runs, as cells of a table."""
+    return (*ends(estimate, factor).values(), estimate.n)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a phrase; they may hold commas, so semicolons part them."""
+    return "; ".join(names)
+
+
+def capital(text: str) -> str:
+    """Return `text` with its first letter in upper case, for the start of a sentence."""
+    return text[:1].upper() + text[1:]
+
+
+def plural(count: int, noun: str) -> str:
+    """Return e.g. `1 run` or `3 runs`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
