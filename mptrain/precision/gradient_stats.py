@@ -102,9 +102,10 @@ def count_exponents(tensors: Sequence[Tensor]) -> Tensor:
     device = tensors[0].device
     table = torch.zeros((_SPECIAL + 1) << _SPREAD, dtype=torch.int64, device=device)
     one = torch.ones((), dtype=torch.int64, device=device)
+    wide = torch.empty(min(_PIECE, max(values.numel() for values in tensors)), dtype=torch.float64, device=device)
     for values in tensors:
-        for piece in values.flatten().split(_PIECE):
-            bits = piece.to(torch.float64, copy=True).view(torch.int64)
+        for piece in _in_memory_order(values).split(_PIECE):
+            bits = wide[: len(piece)].copy_(piece).view(torch.int64)
             at = bits.bitwise_right_shift_(_MANTISSA - _SPREAD).bitwise_and_(len(table) - 1)  # without the sign
             table.index_add_(0, at, one.expand(len(at)))
             table[0] -= len(at) - piece.count_nonzero()  # where the zeros are
@@ -114,6 +115,11 @@ def count_exponents(tensors: Sequence[Tensor]) -> Tensor:
     inside[0] += counts[:first].sum()
     inside[-1] += counts[end:_SPECIAL].sum()
     return inside
+
+
+def _in_memory_order(values: Tensor) -> Tensor:
+    """Return all elements (n,), as they lie if nothing is between them: to read them in another order takes longer."""
+    return values.permute(sorted(range(values.dim()), key=values.stride, reverse=True)).flatten()
 
 
 def trimmed(counts: Sequence[float]) -> tuple[int, tuple[int, ...]]:
