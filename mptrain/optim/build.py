@@ -71,10 +71,12 @@ def restore_optimizer(optimizer: SkippingOptimizer, state: dict[str, Any]) -> No
 
 
 def _fitting(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Return a saved state with every entry laid out in memory as its parameter; raise CheckpointError for a foreign one.
+    """Return a saved state with every entry laid out in memory as its parameter; refuse a foreign one.
 
     torch's fused kernels on the CPU look at neither: they would write past the end of an entry that is too small, and
     take one element of an entry that is laid out otherwise (`train.channels_last` changed) for another.
+
+    Raises CheckpointError.
     """
     kept = _entries_of(optimizer)
     params = [param for group in optimizer.param_groups for param in group["params"]]
@@ -106,7 +108,7 @@ def _fitting_entries(saved: Mapping[str, Tensor], param: nn.Parameter, kept: Map
 
 
 def _entries_of(optimizer: torch.optim.Optimizer) -> dict[str, bool]:
-    """Return what an optimizer keeps of each parameter, by its first step on a small one -> whether that is a scalar."""
+    """Return what an optimizer keeps of a parameter, as its step on a small one shows -> whether it is a scalar."""
     group = optimizer.param_groups[0]
     probe = nn.Parameter(torch.zeros(2, 2, device=group["params"][0].device))
     probe.grad = torch.zeros_like(probe)

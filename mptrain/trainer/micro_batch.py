@@ -20,7 +20,7 @@ from mptrain.config.schema import RunConfig
 from mptrain.data.cached import split_batch
 from mptrain.interfaces import Batch
 from mptrain.trainer.out_of_memory import ran_out_of_memory
-from mptrain.trainer.randomness import keep_random_state
+from mptrain.trainer.randomness import random_state, restore_random_state
 
 OnSmaller = Callable[[int, int], None]
 """Told of the samples that did not fit, and of those tried next."""
@@ -62,7 +62,7 @@ class FittingMicroBatch(MicroBatch):
     def within_memory(self, window: Sequence[Batch], compute: Callable[[], None], forget: Callable[[], None]) -> None:
         """See MicroBatch; raise the error of the smallest size where even that does not fit."""
         while True:
-            restore_random_state = keep_random_state(self._device)
+            random = random_state(self._device)
             try:
                 return compute()
             except ValueError as error:
@@ -82,7 +82,7 @@ class FittingMicroBatch(MicroBatch):
             gc.collect()
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
-            restore_random_state()
+            restore_random_state(random, self._device)
             self.size = smaller
             self._on_smaller(size, smaller)
 

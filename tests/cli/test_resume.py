@@ -88,6 +88,21 @@ def a_bomb(folder: Path) -> None:
     replace_part(folder, "trainer", {"position": Bomb()})
 
 
+def with_short_moments(folder: Path) -> None:
+    """What makes torch's fused kernels write beyond the moments."""
+    state = torch.load(folder / "optimizer.pt", weights_only=True)
+    for entries in state["state"].values():
+        entries["exp_avg"] = torch.zeros(3)
+    replace_part(folder, "optimizer", state)
+
+
+def with_random_numbers_from_nowhere(folder: Path) -> None:
+    """What makes NumPy read far beyond its generator's state."""
+    state = torch.load(folder / "trainer.pt", weights_only=True)
+    state["random"]["numpy"][2] = 2**31 - 1
+    replace_part(folder, "trainer", state)
+
+
 def rewrite_manifest(folder: Path, change) -> None:
     path = folder / "manifest.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
@@ -111,6 +126,8 @@ DAMAGE = {
     of_a_newer_version: "checkpoint schema 2, this mptrain reads 1; use the version that wrote it",
     of_another_model: "it is of another model",
     foreign: "its content is not that of a run like this one (KeyError",
+    with_short_moments: "optimizer: exp_avg of a parameter is float32 of shape (3,) instead of floats of shape (",
+    with_random_numbers_from_nowhere: "NumPy's random state has position 2147483647",
     a_bomb: "trainer.pt: cannot be read: it holds more than tensors and plain values, and loading never runs code",
 }
 
