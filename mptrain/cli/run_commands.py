@@ -27,6 +27,13 @@ class ExportDtype(StrEnum):
 
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder.")]
 Best = Annotated[bool, typer.Option("--best", help="Take the best checkpoint, not the newest.")]
+Expect = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITIONS",
+        help="End with exit code 3 unless the result meets these, e.g. 'accuracy>=0.5,skipped_steps<=3'; repeatable.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 
 
@@ -45,14 +52,17 @@ def run(
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after this many applied steps; the schedule keeps its length.")
     ] = None,
+    expect: Expect = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, train nothing, write nothing.")] = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Train what CONFIG describes."""
     from mptrain.catalog import load_config
+    from mptrain.trainer.expectations import parse_expectations
 
     limit = [f"train.stop_at_step={max_steps}"] if max_steps is not None else []
+    expectations = parse_expectations(expect or ())
     with stdout_kept_for_json(as_json):
         loaded = load_config(config, [*(overrides or ()), *limit])
         from mptrain.trainer.launch import LaunchOptions, launch
@@ -66,10 +76,10 @@ def run(
             quiet=quiet,
             json_output=as_json,
             notices=notices,
+            expectations=expectations,
         )
         result = _dry_run(loaded.config, options) if dry_run else launch(loaded.config, options, command=sys.argv)
-    if result["error"]:
-        print_problem(result["error"])
+    _print_problems(result)
     if as_json:
         print_json(result)
     raise typer.Exit(result["exit_code"])
@@ -82,17 +92,24 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write a line of JSON for each test sample to FILE.")
     ] = None,
+    expect: Expect = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run's checkpoint on its test data."""
-    from mptrain.trainer.saved import evaluate_run
+    from mptrain.trainer.expectations import judged, parse_expectations
 
+    expectations = parse_expectations(expect or ())
     with stdout_kept_for_json(as_json):
+        from mptrain.trainer.saved import evaluate_run
+
         result = evaluate_run(run_dir, overrides or (), best=best, predictions=predictions)
     skipped = result["skipped_files"]
     for reason in skipped["examples"]:
         print(f"! left out: {reason}", file=sys.stderr)
-    _print_result(result if as_json else result | {"skipped_files": skipped["count"]}, as_json)
+    verdict = judged(_ENDED_WELL | result, expectations)
+    _print_problems(verdict)
+    _print_result(verdict if as_json else result | {"skipped_files": skipped["count"]}, as_json)
+    raise typer.Exit(verdict["exit_code"])
 
 
 def export(
@@ -134,9 +151,17 @@ def _length(config: RunConfig, total_steps: int | None, steps_per_epoch: int | N
     return f"{total_steps} steps" + (f" ({steps_per_epoch} an epoch)" if steps_per_epoch else "")
 
 
+_ENDED_WELL = {"schema": 1, "status": "ok", "exit_code": 0, "error": None}
+
+
+def _print_problems(result: dict[str, Any]) -> None:
+    for problem in (result["error"] or "").splitlines():
+        print_problem(problem)
+
+
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json({"schema": 1, "status": "ok", "exit_code": 0, "error": None, **result})
+        print_json(_ENDED_WELL | result)
         return
     for key, value in result.items():
         if isinstance(value, dict):

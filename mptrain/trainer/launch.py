@@ -29,6 +29,7 @@ from mptrain.trainer.build import Run, build_run, describe_device, resolve_devic
 from mptrain.trainer.data_watch import skipped_files
 from mptrain.trainer.endings import ending_of
 from mptrain.trainer.environment_report import environment_report, versions
+from mptrain.trainer.expectations import UNMET, Expectation, check_names, judged
 from mptrain.trainer.materials import describe_data, describe_model
 from mptrain.trainer.memory import peak_memory_bytes
 from mptrain.trainer.memory_plan import held_bytes
@@ -53,6 +54,8 @@ class LaunchOptions:
     json_output: bool = False
     notices: tuple[str, ...] = ()
     """What loading the config had to say; shown and recorded with the run's own notices."""
+    expectations: tuple[Expectation, ...] = ()
+    """What the result must be for the run to end as ok."""
 
 
 def launch(config: RunConfig, options: LaunchOptions, *, command: list[str]) -> dict[str, Any]:
@@ -86,11 +89,14 @@ def _launch(config: RunConfig, options: LaunchOptions, chosen: Chosen, command: 
             if resumed:
                 finished = _finished_result(run_dir, trainer, resumed)
                 if finished is not None:
+                    finished = judged(finished, options.expectations)
                     said = f"{resumed.step} steps are done, {trainer.target} are asked for: nothing to train"
                     reporter.begin(replace(info, notices=(*info.notices, said)))
                     reporter.end(finished)
                     return finished
                 _record(files, config, command)
+            if options.expectations:
+                check_names(options.expectations, _result(config, trainer, None, None, run_dir, 0.0))
             _begin(trainer, info, files, resumed, chosen)
         trainer.fit()
         _check_summary(trainer)
@@ -102,6 +108,7 @@ def _launch(config: RunConfig, options: LaunchOptions, chosen: Chosen, command: 
         if lost is not None and crash is None and ending is None:
             ending = lost
         result = _result(config, trainer, ending, crash, run_dir, time.perf_counter() - began)
+        result = judged(result, options.expectations)
         try:
             reporter.end(result)
         except CapabilityError as error:
@@ -231,14 +238,19 @@ def _begin(trainer: Trainer, info: RunInfo, files: RunFiles, resumed: Checkpoint
 
 
 def _finished_result(run_dir: Path, trainer: Trainer, resumed: Checkpoint) -> dict[str, Any] | None:
-    """Return the result of a run that ended well and has nothing left to train, so that resuming it loses no figure."""
+    """Return the result of a run that ended well and has nothing left to train, so that resuming it loses no figure.
+
+    What was expected of it then is forgotten.
+    """
     try:
         result: dict[str, Any] = json.loads(read_regular(run_dir / "result.json"))
-        done = result["status"] == "ok" and result["ended_by"] != "max_time"
+        done = result["status"] in ("ok", UNMET) and result["ended_by"] != "max_time"
         done = done and result["attempted_steps"] == resumed.manifest["attempted_steps"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # it was killed before it could write one
-    return result if done and resumed.step >= trainer.target else None
+    if not done or resumed.step < trainer.target:
+        return None
+    return result | {"status": "ok", "exit_code": 0, "error": None}
 
 
 def _check_summary(trainer: Trainer) -> None:
