@@ -150,6 +150,8 @@ class Ladder:
     """Device, versions, TF32 state; a list of values where runs differ."""
     notes: tuple[str, ...]
     """What a reader must know: seeds that are missing, machines that differ, loader-bound or emulated speed."""
+    recommendation: str = ""
+    """Which variant to use, one sentence; empty where there is no baseline."""
 
 
 @dataclass(frozen=True, slots=True)
