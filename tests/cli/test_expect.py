@@ -1,5 +1,7 @@
 """`--expect`: any figure of a result as a gate, judged at the end, after a resume, and by `mptrain eval`."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -189,3 +191,13 @@ def test_eval_as_a_gate(here, capsys):
     assert (result["status"], result["exit_code"], result["expectations"][0]["met"]) == ("unmet", 3, False)
     assert captured.err == f"error: expected accuracy>=2, it is {result['metrics']['accuracy']:.10g}\n"
     assert mptrain(["eval", "runs/small/a", "--expect", "accuracy"]) == 2
+
+
+def test_the_command_of_the_docs(here, capsys):
+    root = Path(__file__).parents[2]
+    line = re.search(r"^mptrain (run configs/ci_smoke.yaml .*)$", (root / "docs" / "ci.md").read_text(), re.M)
+    (here / "configs").symlink_to(root / "configs")
+    arguments = shlex.split(line[1].replace("samples_per_s>=100", "samples_per_s>0"))  # a busy machine has no speed
+    assert mptrain(arguments) == 0
+    result = strict(capsys.readouterr().out)
+    assert [each["met"] for each in result["expectations"]] == [True, True, True]
