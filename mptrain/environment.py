@@ -1,6 +1,7 @@
 """Environment variables: the one place that reads or sets them.
 
-Owns: what the terminal conventions (NO_COLOR, CI, TERM) say, and the one variable that CUDA itself demands.
+Owns: what the terminal conventions (NO_COLOR, CI, TERM) say, the one variable that CUDA itself demands, and those of
+processes that are started beside one another.
 Must not: configure a run; every setting of mptrain is a key of the config or an option of the command line.
 """
 
@@ -27,3 +28,16 @@ def dumb_terminal() -> bool:
 def set_cublas_workspace() -> None:
     """Give cuBLAS the fixed workspace that deterministic mode needs, unless one is set; call before CUDA starts."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def child_environment(*, threads: int | None = None, gpu: str | None = None) -> dict[str, str]:
+    """Return the variables for a process that shares this machine with others: its CPU threads, its one GPU.
+
+    Threads that the user chose (OMP_NUM_THREADS) stay as they are; None leaves either open.
+    """
+    variables = dict(os.environ)
+    if threads is not None:
+        variables.setdefault("OMP_NUM_THREADS", str(threads))
+    if gpu is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = gpu
+    return variables

@@ -24,8 +24,8 @@ Sections = Mapping[tuple[str, ...], type[BaseModel]]
 """Section path (list indices left out) -> the class that describes it."""
 
 
-def sections(entries: Mapping[str, type[BaseModel]]) -> Sections:
-    """Return every section of a run config; `entries` gives the selected entry's Config of a section."""
+def sections(entries: Mapping[str, type[BaseModel]], root: type[BaseModel] = RunConfig) -> Sections:
+    """Return every section of what `root` describes; `entries` gives the selected entry's Config of a section."""
     found: dict[tuple[str, ...], type[BaseModel]] = {}
 
     def visit(path: tuple[str, ...], cls: type[BaseModel]) -> None:
@@ -35,7 +35,7 @@ def sections(entries: Mapping[str, type[BaseModel]]) -> Sections:
             if inner is not None:
                 visit((*path, key), inner)
 
-    visit((), RunConfig)
+    visit((), root)
     return found
 
 
@@ -46,13 +46,15 @@ def _section_class(annotation: Any) -> type[BaseModel] | None:
     return next((cls for cls in inner if cls is not None), None)
 
 
-def describe(error: ValidationError, tree: Node, entries: Mapping[str, type[BaseModel]]) -> list[str]:
+def describe(
+    error: ValidationError, tree: Node, entries: Mapping[str, type[BaseModel]], root: type[BaseModel] = RunConfig
+) -> list[str]:
     """Return one line per problem, sorted by file and line; `entries` holds the entry sections that could be told."""
-    known = sections(entries)
+    known = sections(entries, root)
     texts: dict[Path, list[str]] = {}
     for detail in error.errors(include_url=False):
         path = _path(detail, tree)
-        unknown_entry = path[0] in ENTRY_SECTIONS and path[0] not in entries if path else False
+        unknown_entry = root is RunConfig and bool(path) and path[0] in ENTRY_SECTIONS and path[0] not in entries
         if detail["type"] == "extra_forbidden" and unknown_entry:
             continue
         text = _phrase(detail, path, known)
@@ -204,15 +206,17 @@ def _unknown_key(path: Path, known: Sections) -> str:
     """Say where a key belongs: a near one of the same section, else the section that has it."""
     key, section = str(path[-1]), tuple(part for part in path[:-1] if isinstance(part, str))
     keys = list(known[section].model_fields) if section in known else []
-    if section in ((), ("train",), ("precision",)) and (answer := renamed_key(key)):
+    is_config = known.get(()) is RunConfig
+    if is_config and section in ((), ("train",), ("precision",)) and (answer := renamed_key(key)):
         return answer
     near = nearest(key, keys, cutoff=0.7)
+    kind = "config" if is_config else "file of this kind"
     owners = [dotted((*owner, key)) for owner, cls in known.items() if owner != section and key in cls.model_fields]
     if near:
         return f"unknown key (did you mean {near!r}?)"
     if owners and len(owners) <= 3:
         return f"unknown key; {shown(key)} belongs to {' or '.join(owners)}"
-    return f"unknown key; {'this section has' if section else 'a config has'} {', '.join(keys) or 'no keys'}"
+    return f"unknown key; {'this section has' if section else f'a {kind} has'} {', '.join(keys) or 'no keys'}"
 
 
 def entry_classes(tree: Node, config_type: Callable[[str, str], type[BaseModel] | None]) -> dict[str, type[BaseModel]]:

@@ -1,0 +1,231 @@
+"""How a sweep looks while it runs: a live table on a terminal, plain lines elsewhere, silence for --quiet and --json.
+
+Owns: layout and wording. Must not: know how runs are started.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mptrain import environment
+from mptrain.config.wording import shorten
+from mptrain.sweep.runner import Row, View
+from mptrain.sweep.summary import metric_of, said
+from mptrain.telemetry import human
+from mptrain.telemetry.plain import LineWriter
+
+_AT_WORK = ("running", "stopping", "pruning")
+_REDRAW_S = 0.25
+_REPORT_EVERY_S = 30.0
+_BAR_CELLS = 12
+_LABEL_CELLS = 44
+_COLOURS = {"ok": "green", "running": "cyan", "stopping": "yellow", "pruning": "yellow", "pruned": "yellow"}
+
+
+def make_view(*, speaks: bool) -> View:
+    """Return the view that stdout calls for."""
+    if not speaks or sys.stdout is None:
+        return Silent()
+    if sys.stdout.isatty() and not environment.in_ci() and not environment.dumb_terminal():
+        return LiveTable()
+    return PlainLines(sys.stdout)
+
+
+class Silent:
+    """Shows nothing."""
+
+    def began(self, row: Row) -> None:
+        """Show nothing."""
+
+    def ended(self, row: Row) -> None:
+        """Show nothing."""
+
+    def refresh(self, rows: Sequence[Row]) -> None:
+        """Show nothing."""
+
+    def said(self, text: str) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Show nothing."""
+
+
+class PlainLines(Silent):
+    """A line when a run begins and ends, and one on each that runs every half minute; `clock` returns seconds."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = LineWriter(stream)
+        self._clock = clock
+        self._reported = clock()
+
+    def began(self, row: Row) -> None:
+        """Print that it began."""
+        self._out.line(human.one_line(f"run {row.run.number}  {row.run.label}  begins in {row.run.run_dir}"))
+
+    def ended(self, row: Row) -> None:
+        """Print how it ended."""
+        self._out.line(human.one_line(f"run {row.run.number}  {row.run.label}  {ending(row)}"))
+
+    def refresh(self, rows: Sequence[Row]) -> None:
+        """Print how far the running ones have come, every half minute."""
+        if self._clock() - self._reported < _REPORT_EVERY_S:
+            return
+        self._reported = self._clock()
+        for row in rows:
+            if row.state in _AT_WORK:
+                self._out.line(human.one_line(f"run {row.run.number}  {row.run.label}  {standing(row)}"))
+        self._out.line(counts(rows))
+
+    def said(self, text: str) -> None:
+        """Print it."""
+        self._out.line(text)
+
+
+class LiveTable(Silent):
+    """A table that redraws itself: the running ones, what ended last, and counts of all."""
+
+    def __init__(self) -> None:
+        self._console = Console(force_terminal=True, no_color=environment.no_color(), highlight=False, emoji=False)
+        # Drawn by this thread: runs are started in between, which another thread in the process would disturb.
+        self._live = Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop")
+        self._live.start()
+        self._drawn = 0.0
+        self._note = ""
+
+    def refresh(self, rows: Sequence[Row]) -> None:
+        """Redraw, a few times a second."""
+        now = time.monotonic()
+        if now - self._drawn >= _REDRAW_S:
+            self._drawn = now
+            self._live.update(self._table(rows), refresh=True)
+
+    def ended(self, row: Row) -> None:
+        """Redraw soon."""
+        self._drawn = 0.0
+
+    def said(self, text: str) -> None:
+        """Show it below the table from now on."""
+        self._note, self._drawn = text, 0.0
+
+    def close(self) -> None:
+        """Remove the table and give the terminal back."""
+        self._live.stop()
+
+    def _table(self, rows: Sequence[Row]) -> RenderableType:
+        width, height = self._console.size
+        wide = width >= 100
+        table = Table(box=None, padding=(0, 1), pad_edge=False)
+        table.add_column("run", justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True, overflow="ellipsis", max_width=_LABEL_CELLS if wide else 24)
+        table.add_column("state", no_wrap=True)
+        table.add_column("progress", no_wrap=True)
+        for name in ("loss", "metric", "skips", *(("samples/s", "eta") if wide else ())):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in visible(rows, height - 4 - bool(self._note)):
+            colour = _COLOURS.get(row.state, "red" if row.outcome else "dim")
+            cells = (str(row.run.number), row.run.label, row.state, bar(row), *figures(row))[: 9 if wide else 7]
+            table.add_row(*(Text(cell, style=colour if place == 2 else "") for place, cell in enumerate(cells)))
+        lines = [Text(counts(rows), style="bold")] + ([Text(self._note, style="yellow")] if self._note else [])
+        return Group(table, *lines)
+
+
+def visible(rows: Sequence[Row], room: int) -> list[Row]:
+    """Return the rows that fit in `room` lines: those at work, then what ended last, then what comes next."""
+    if len(rows) <= room:
+        return list(rows)
+    at_work = [row for row in rows if row.state in _AT_WORK]
+    ended = sorted((row for row in rows if row.outcome), key=lambda row: row.began + (row.seconds or 0), reverse=True)
+    others = [row for row in rows if row.outcome is None and row.state not in _AT_WORK]
+    return [*at_work, *ended, *others][: max(room, 1)]
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """Return e.g. `12 runs: 3 ok, 1 diverged, 2 running, 6 waiting; about 4:10 to go`."""
+    states = Counter(row.state for row in rows)
+    text = f"{len(rows)} runs: " + ", ".join(f"{count} {state}" for state, count in states.items())
+    left = _seconds_left(rows)
+    return text if left is None else f"{text}; about {human.duration(left)} to go"
+
+
+def _seconds_left(rows: Sequence[Row]) -> float | None:
+    """Return the seconds to the end, if what waits takes as long as what has ended; None while nothing has."""
+    took = [row.seconds for row in rows if row.seconds]
+    at_work = [row for row in rows if row.state in _AT_WORK]
+    waiting = sum(row.state == "waiting" for row in rows)
+    if not took or not at_work:
+        return None
+    each = sum(took) / len(took)
+    now = time.monotonic()
+    left = sum(max(0.0, each - (now - row.began)) for row in at_work)
+    return (left + waiting * each) / len(at_work)
+
+
+def bar(row: Row) -> str:
+    """Return e.g. `━━━━━━······  240/468`."""
+    progress = row.progress
+    if progress.steps_done is None:
+        return ""
+    if not progress.total_steps:
+        return f"step {progress.steps_done}"
+    filled = min(_BAR_CELLS, round(_BAR_CELLS * progress.steps_done / progress.total_steps))
+    return f"{'━' * filled}{'·' * (_BAR_CELLS - filled)} {progress.steps_done}/{progress.total_steps}"
+
+
+def figures(row: Row) -> tuple[str, ...]:
+    """Return loss, metric, skips, speed and time left; empty where unknown."""
+    result = (row.outcome.result if row.outcome else None) or {}
+    progress = row.progress
+    loss = result.get("train_loss", progress.loss)
+    skips = result.get("skipped_steps", progress.skipped_steps)
+    speed = result.get("samples_per_s", progress.samples_per_s)
+    left = None if row.outcome else progress.seconds_left()
+    return (
+        "" if loss is None else human.number(loss),
+        _metric(row),
+        "" if skips is None else str(skips),
+        "" if speed is None else f"{speed:,.0f}",
+        "" if left is None else human.duration(left),
+    )
+
+
+def _metric(row: Row) -> str:
+    found = metric_of(row.outcome.result if row.outcome else None)
+    if found is None and row.progress.evaluations and row.progress.metric:
+        found = row.progress.metric, row.progress.evaluations[-1]
+    return "" if found is None else f"{found[0]} {human.number(found[1])}"
+
+
+def standing(row: Row) -> str:
+    """Return where a run that is at work stands."""
+    loss, metric, skips, speed, left = figures(row)
+    done = row.progress.steps_done
+    step = "" if done is None else f"{done}/{row.progress.total_steps or '?'}"
+    labelled = {"step": step, "loss": loss, "": metric, "skipped": skips, "samples/s": speed, "eta": left}
+    return "  ".join([row.state, *(f"{label} {text}".strip() for label, text in labelled.items() if text)])
+
+
+def ending(row: Row) -> str:
+    """Return how a run ended, in one line."""
+    loss, metric, skips, *_ = figures(row)
+    parts = [shorten(said(row), 200), f"loss {loss}" if loss else "", metric, f"skipped {skips}" if skips else ""]
+    parts.append("finished before" if row.finished_before else human.duration(row.seconds) if row.seconds else "")
+    return "  ".join(part for part in parts if part)
+
+
+def status_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each run: number, label and how it ended."""
+    width = max((len(shorten(row.run.label, _LABEL_CELLS)) for row in rows), default=0)
+    return [
+        f"{row.run.number:>4}  {shorten(row.run.label, _LABEL_CELLS):<{width}}  "
+        f"{ending(row) if row.outcome else row.state}"
+        for row in rows
+    ]

@@ -1,0 +1,230 @@
+"""Search: optuna chooses the values of each run from how the earlier ones ended, one study for each grid point.
+
+Owns: the studies (`search.journal` in the output folder), what a trial's run is called, and when a run is hopeless.
+Must not: start processes (`runner.py`). optuna is imported where a search is made.
+
+Which way is better is known from the first result only, so the studies always minimise: a metric that is better when
+higher is stored negated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mptrain.catalog import load_config, to_yaml
+from mptrain.errors import CapabilityError, ConfigError
+from mptrain.sweep.folders import FAILED_FOR_GOOD, look
+from mptrain.sweep.plan import PlannedRun, make_plan
+from mptrain.sweep.request import Request, Space
+from mptrain.sweep.rows import make_rows
+from mptrain.sweep.runner import Row
+from mptrain.sweep.summary import metric_of
+from mptrain.sweep.values import Range
+from mptrain.telemetry.files import cannot_write
+
+JOURNAL = "search.journal"
+
+
+@dataclass
+class _Point:
+    """A point of the grid with its study."""
+
+    base: PlannedRun
+    """The run without the searched values."""
+    study: Any
+    key: str
+    """A few digits that are others for another search of the same point."""
+    to_redo: list[Row] = field(default_factory=list)
+    """Trials that an earlier sweep did not see to their end."""
+
+    @property
+    def sign(self) -> float | None:
+        """What turns the metric into something to minimise; None while no result has told."""
+        higher: bool | None = self.study.user_attrs.get("higher_is_better")
+        return None if higher is None else -1.0 if higher else 1.0
+
+    def learn(self, result: Mapping[str, Any] | None) -> None:
+        """Take from a result which way is better."""
+        main = (result or {}).get("main_metric")
+        if self.sign is None and isinstance(main, Mapping):
+            self.study.set_user_attr("metric", main["name"])
+            self.study.set_user_attr("higher_is_better", main["higher_is_better"])
+
+
+class OptunaSearch:
+    """A source of runs (see `runner.Source`), and their rows: those of earlier trials are there from the beginning.
+
+    Raises CapabilityError where optuna is not installed, ConfigError for values that no run can have.
+    """
+
+    def __init__(self, request: Request, num_trials: int, output_dir: Path) -> None:
+        self._optuna = _import_optuna()
+        self._space, self._num_trials = request.space, num_trials
+        plan = make_plan(request.configs, request.axes, common=request.common, output_dir=output_dir)
+        _check_space(plan.runs, request.space)
+        self.rows: list[Row] = []
+        self._trials: dict[Path, tuple[_Point, Any]] = {}
+        storage = self._storage(output_dir)
+        self._points = [self._point(base, storage) for base in plan.runs]
+
+    def _storage(self, output_dir: Path) -> Any:
+        journal = importlib.import_module("optuna.storages.journal")
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            return self._optuna.storages.JournalStorage(journal.JournalFileBackend(str(output_dir / JOURNAL)))
+        except OSError as error:
+            raise cannot_write(output_dir / JOURNAL, error) from error
+
+    def _point(self, base: PlannedRun, storage: Any) -> _Point:
+        key = hashlib.sha256(f"{sorted(self._space.items())}{to_yaml(base.config)}".encode()).hexdigest()[:4]
+        study = self._optuna.create_study(
+            study_name=f"{base.config.name}/{base.run_id}_search-{key}",
+            storage=storage,
+            load_if_exists=True,
+            pruner=self._optuna.pruners.MedianPruner(),
+        )
+        # The number of trials in the seed: a search that goes on must not draw the values of its beginning again.
+        study.sampler = self._optuna.samplers.TPESampler(seed=len(study.trials))
+        point = _Point(base, study, key)
+        trials = [self._optuna.Trial(study, trial._trial_id) for trial in study.trials]
+        runs = [self._run(point, trial, len(self.rows) + place) for place, trial in enumerate(trials, 1)]
+        states = [trial.state for trial in study.trials]
+        rows = make_rows(runs, look(runs))
+        for row, trial, state in zip(rows, trials, states, strict=True):
+            self._trials[row.run.run_dir] = point, trial
+            if not state.is_finished():
+                self._take_up(point, row)
+            elif state == self._optuna.trial.TrialState.PRUNED:
+                row.prune()
+                row.finished_before = True
+        self.rows += rows
+        return point
+
+    def _take_up(self, point: _Point, row: Row) -> None:
+        """Account for a trial that an earlier sweep left open."""
+        if row.state == "waiting":
+            point.to_redo.append(row)
+        elif row.finished_before:
+            self.ended(row)
+
+    def next(self) -> Row | None:
+        """Return the next run: of the first grid point that has trials to go."""
+        for point in self._points:
+            if point.to_redo:
+                return point.to_redo.pop(0)
+            if len(point.study.get_trials(deepcopy=False)) < self._num_trials:
+                trial = point.study.ask()
+                for key, choices in self._space.items():
+                    _suggest(trial, key, choices)
+                row = Row(self._run(point, trial, len(self.rows) + 1))
+                self._trials[row.run.run_dir] = point, trial
+                self.rows.append(row)
+                return row
+        return None
+
+    def _run(self, point: _Point, trial: Any, number: int) -> PlannedRun:
+        base = point.base
+        chosen = tuple(f"{key}={value}" for key, value in trial.params.items())
+        overrides = (*base.overrides, *chosen)
+        return replace(
+            base,
+            number=number,
+            label=f"{base.label} trial {trial.number}: {' '.join(chosen)}",
+            overrides=overrides,
+            config=load_config(base.config_path, overrides).config,
+            run_id=f"{base.run_id}_search-{point.key}-{trial.number:03}",
+        )
+
+    def is_hopeless(self, row: Row) -> bool:
+        """Say whether a run is worse than the median of the others at the same evaluation."""
+        point, trial = self._trials[row.run.run_dir]
+        return self._report(point, trial, row.progress.evaluations) and bool(trial.should_prune())
+
+    def _report(self, point: _Point, trial: Any, evaluations: list[float]) -> bool:
+        """Tell the study of new evaluations; return whether there were any."""
+        known = len(point.study.trials[trial.number].intermediate_values) if evaluations else 0
+        if point.sign is None or len(evaluations) <= known:
+            return False
+        for place in range(known, len(evaluations)):
+            trial.report(point.sign * evaluations[place], place)
+        return True
+
+    def ended(self, row: Row) -> None:
+        """Tell the study how a run ended; one that can be gone on with stays open for the next sweep."""
+        assert row.outcome is not None
+        point, trial = self._trials[row.run.run_dir]
+        states, status = self._optuna.trial.TrialState, row.outcome.status
+        point.learn(row.outcome.result)
+        self._report(point, trial, row.progress.evaluations)
+        found = metric_of(row.outcome.result)
+        if status == "pruned":
+            point.study.tell(trial.number, state=states.PRUNED)
+        elif status == "ok" and point.sign is not None and found is not None and found[1] is not None:
+            point.study.tell(trial.number, point.sign * found[1])
+        elif status in {"ok", *FAILED_FOR_GOOD}:
+            point.study.tell(trial.number, state=states.FAIL)
+
+    def findings(self) -> list[dict[str, Any]]:
+        """Return what each study has found so far, as plain values."""
+        return [self._finding(point) for point in self._points]
+
+    def _finding(self, point: _Point) -> dict[str, Any]:
+        states = Counter(trial.state.name.lower() for trial in point.study.trials)
+        finding: dict[str, Any] = {"label": point.base.label, "trials": dict(states), "best": None}
+        if states["complete"]:
+            best, sign = point.study.best_trial, point.sign or 1.0
+            run = self._run(point, self._optuna.Trial(point.study, best._trial_id), best.number)
+            finding["best"] = {
+                "metric": point.study.user_attrs["metric"],
+                "value": sign * best.value,
+                "overrides": list(run.overrides),
+                "run_dir": str(run.run_dir),
+            }
+        return finding
+
+
+def _import_optuna() -> Any:
+    try:
+        optuna: Any = importlib.import_module("optuna")
+    except ImportError:
+        raise CapabilityError("--search optuna: it is not installed; pip install mptrain[search]") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _suggest(trial: Any, key: str, choices: Range | tuple[str, ...]) -> None:
+    if isinstance(choices, tuple):
+        trial.suggest_categorical(key, choices)
+    elif choices.is_whole:
+        trial.suggest_int(key, int(choices.low), int(choices.high), log=choices.log)
+    else:
+        trial.suggest_float(key, choices.low, choices.high, log=choices.log)
+
+
+def _check_space(points: tuple[PlannedRun, ...], space: Space) -> None:
+    """Raise ConfigError for the ends of ranges and the listed values that no run can have."""
+    problems: dict[str, None] = {}
+    for point in points:
+        for overrides in _ends(space):
+            try:
+                load_config(point.config_path, (*point.overrides, *overrides))
+            except ConfigError as error:
+                problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(list(problems))
+
+
+def _ends(space: Space) -> Iterator[tuple[str, ...]]:
+    """Yield overrides in which every end of a range and every listed value occurs."""
+    values = {
+        key: (str(choices.low), str(choices.high)) if isinstance(choices, Range) else choices
+        for key, choices in space.items()
+    }
+    for place in range(max(map(len, values.values()))):
+        yield tuple(f"{key}={listed[min(place, len(listed) - 1)]}" for key, listed in values.items())
