@@ -24,6 +24,7 @@ from mptrain.cli import (
     plan_command,
     run_commands,
     sample_command,
+    sweep_command,
     verify_command,
 )
 from mptrain.cli.output import failure, print_error, print_json, print_problem
@@ -68,6 +69,7 @@ app.command("verify-resume")(verify_command.verify_resume)
 app.command("check")(config_commands.check)
 app.command("show")(config_commands.show)
 app.command("plan")(plan_command.plan)
+app.command("sweep")(sweep_command.sweep)
 app.command("schema")(config_commands.schema)
 app.command("ls")(list_commands.ls)
 app.command("env")(env_command.env)
