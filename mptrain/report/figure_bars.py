@@ -13,6 +13,7 @@ from mptrain.report.figure_parts import (
     absent,
     capital,
     colour,
+    dash,
     difference_text,
     ends,
     faded,
@@ -28,7 +29,7 @@ from mptrain.report.figure_parts import (
 from mptrain.report.model import Estimate, Ladder, Variant
 from mptrain.telemetry import human
 
-_ROW_HEIGHT = {"step": 36}
+_ROW_HEIGHT = 36  # pixels: two lines of a label
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right"]
 
 
@@ -49,37 +50,42 @@ def _scatter(ladder: Ladder, timed: list[tuple[Variant, Estimate, Estimate]]) ->
         rows.append({"variant": variant.label, **ends(metric, factor), **along})
         cells.append((variant.label, *interval_cells(metric, factor)[:3], *interval_cells(speed)[:3]))
     x = x_axis("samples/s", "speed_mean", tickCount=5)
-    y = x_axis(metric_title(ladder), "mean")
-    fade = {"color": colour(ladder), "opacity": faded()}
+    y = x_axis(metric_title(ladder), "mean", tickCount=6)
     whisker = {"type": "rule", "strokeWidth": 1.4}
+    dashed = {"strokeDash": dash(ladder) | {"legend": None}}
     shape = {"field": "variant", "type": "nominal", "scale": {"domain": labels(ladder), "range": _shapes(ladder)}}
-    layers = [
-        {"mark": whisker, "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}, **fade}},
-        {"mark": whisker, "encoding": {"x": x | {"field": "speed_low"}, "x2": {"field": "speed_high"}, "y": y, **fade}},
-        {
-            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
-            "encoding": {
-                "x": x,
-                "y": y,
-                "shape": shape,
-                "tooltip": _tooltip(("variant", "mean", "speed_mean")),
-                **fade,
+    tooltip = _tooltip(("variant", "mean", "speed_mean"))
+    spec = {
+        "params": [CHOSEN],
+        "data": {"values": rows},
+        "height": 280,
+        "encoding": {"color": colour(ladder), "opacity": faded()},
+        "layer": [
+            {"mark": whisker, "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}, **dashed}},
+            {
+                "mark": whisker,
+                "encoding": {"x": x | {"field": "speed_low"}, "x2": {"field": "speed_high"}, "y": y, **dashed},
             },
-        },
-    ]
-    spec = {"params": [CHOSEN], "data": {"values": rows}, "height": 280, "layer": layers}
+            {
+                "mark": {"type": "point", "filled": True, "size": 90},
+                "encoding": {"x": x, "y": y, "shape": shape, "tooltip": tooltip},
+            },
+        ],
+    }
     best = (max if ladder.higher_is_better else min)(timed, key=lambda item: item[1].mean)
     fastest = max(timed, key=lambda item: item[2].mean)
     text = (
-        f"{capital(ladder.metric)} against samples per second, with 95% intervals. Best {ladder.metric}: {best[0].label} "
-        f"({metric_text(ladder, best[1].mean)}); fastest: {fastest[0].label} ({fastest[2].mean:,.0f} samples/s)."
+        f"{capital(ladder.metric)} against samples per second, with 95% intervals. Best {ladder.metric}: "
+        f"{best[0].label} ({metric_text(ladder, best[1].mean)}); fastest: {fastest[0].label} "
+        f"({fastest[2].mean:,.0f} samples/s)."
     )
     missing = [v.label for v in ladder.variants if v.metric and not v.samples_per_s]
     if missing:
         text += f" Without a speed of their own (emulated, or not measured), so not shown: {listed(missing)}."
     columns = ("variant", ladder.metric, "low", "high", "samples/s", "low", "high")
     title = f"{capital(ladder.metric)} against speed"
-    return Figure("accuracy-speed", title, text, spec, columns, tuple(cells), has_key=True)
+    key = tuple(variant.label for variant, _, _ in timed)
+    return Figure("accuracy-speed", title, text, "", spec, columns, tuple(cells), key)
 
 
 def _metric_by_variant(ladder: Ladder) -> Figure:
@@ -104,7 +110,7 @@ def _metric_by_variant(ladder: Ladder) -> Figure:
     )
     cells = tuple((variant.label, *interval_cells(metric, factor)) for variant, metric in known)
     columns = ("variant", ladder.metric, "low", "high", "runs")
-    return Figure("accuracy-speed", f"{capital(ladder.metric)} of each variant", text, spec, columns, cells)
+    return Figure("accuracy-speed", f"{capital(ladder.metric)} of each variant", text, "", spec, columns, cells)
 
 
 def memory(ladder: Ladder) -> Figure:
@@ -121,12 +127,16 @@ def memory(ladder: Ladder) -> Figure:
     axis = x_axis(f"peak memory ({unit})", "mean", tickCount=5)
     names = [variant.label for variant, _ in known]
     # Room beyond the longest bar for its figure.
-    axis["scale"] = {"zero": True, "domain": [0, max(row["mean"] for row in rows) * 1.22], "nice": False}
+    axis["scale"] = {
+        "zero": True,
+        "domain": [0, max(memory.mean for _, memory in known) * factor * 1.22],
+        "nice": False,
+    }
     value = {"mark": {"type": "text", "align": "left", "dx": 6, "style": "value"}}
     bar = {"mark": {"type": "bar", "height": 16}, "encoding": {"color": colour(ladder) | {"legend": None}}}
     spec = {
         "data": {"values": rows},
-        "height": _ROW_HEIGHT,
+        "height": _ROW_HEIGHT * len(names),
         "encoding": {"x": axis, "y": variant_rows(names), "tooltip": _tooltip(("variant", "label"))},
         "layer": [bar, value | {"encoding": {"text": {"field": "label"}}}],
     }
@@ -134,7 +144,7 @@ def memory(ladder: Ladder) -> Figure:
     text = f"Mean peak memory: from {human.size(round(least[1].mean))} ({least[0].label}) "
     text += f"to {human.size(round(most[1].mean))} ({most[0].label})."
     cells = tuple((variant.label, *interval_cells(memory, factor)) for variant, memory in known)
-    return Figure("memory", title, text, spec, ("variant", f"mean ({unit})", "low", "high", "runs"), cells)
+    return Figure("memory", title, text, "", spec, ("variant", f"mean ({unit})", "low", "high", "runs"), cells)
 
 
 def differences(ladder: Ladder) -> Figure:
@@ -165,10 +175,10 @@ def differences(ladder: Ladder) -> Figure:
         )
         size = difference_text(ladder, ladder.noise_floor).lstrip("+")
         text += f"Band: the noise floor, the seed-to-seed spread of the baseline (± {size}). "
-    text += " ".join(f"{v.label}: {difference_text(ladder, d.mean)}, {c.outcome}." for v, c, d in known)
+    detail = " ".join(f"{v.label}: {difference_text(ladder, d.mean)}, {c.outcome}." for v, c, d in known)
     cells = tuple((v.label, *interval_cells(d, factor), c.p_value, c.outcome) for v, c, d in known)
     columns = ("variant", f"difference{unit}", "low", "high", "seeds", "adjusted p", "outcome")
-    return Figure("differences", title, text, spec, columns, cells)
+    return Figure("differences", title, text.strip(), detail, spec, columns, cells)
 
 
 def _intervals(ladder: Ladder, rows: list[dict[str, Any]], names: list[str], title: str) -> dict[str, Any]:
@@ -180,7 +190,7 @@ def _intervals(ladder: Ladder, rows: list[dict[str, Any]], names: list[str], tit
     whisker |= {"encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}, "y": y, "color": hue}}
     dot = {"mark": {"type": "point", "filled": True, "size": 80, "opacity": 1}}
     dot |= {"encoding": {"x": x, "y": y, "color": hue, "tooltip": _tooltip(("variant", "mean", "low", "high"))}}
-    return {"data": {"values": rows}, "height": _ROW_HEIGHT, "layer": [whisker, dot]}
+    return {"data": {"values": rows}, "height": _ROW_HEIGHT * len(names), "layer": [whisker, dot]}
 
 
 def _tooltip(fields: tuple[str, ...]) -> list[dict[str, str]]:

@@ -18,22 +18,20 @@ from mptrain.report.figure_parts import (
     absent,
     capital,
     colour,
+    dash,
     faded,
-    labels,
     metric_factor,
     metric_text,
     metric_title,
     plural,
     x_axis,
 )
-from mptrain.report.figure_theme import variant_dashes
 from mptrain.report.model import Curve, Ladder, Member, Variant
 from mptrain.telemetry import human
 
 _HOVER_POINTS = 2000  # invisible marks that carry the tooltips of one chart
 _SKIP_MARKS = 200  # of one run
 _TABLE_STEPS = 6
-_KEY = {"symbolType": "stroke", "symbolSize": 300}
 _CROSS = "M-1,-1L1,1M1,-1L-1,1"
 
 Row = dict[str, Any]
@@ -49,7 +47,8 @@ def loss(ladder: Ladder, max_points: int) -> Figure:
     spec = _lines(ladder, rows, "training loss")
     columns, cells = _table(ladder, runs, 1.0)
     text = f"Training loss of {plural(len(runs), 'run')} over applied steps. {_last_values(ladder, runs)}"
-    return Figure("loss", title, text, spec, columns, cells, has_key=True, may_be_log=_positive(rows))
+    log = _positive(rows)
+    return Figure("loss", title, text, "", spec, columns, cells, _key(runs), "stroke", may_be_log=log)
 
 
 def metric(ladder: Ladder, max_points: int) -> Figure:
@@ -63,7 +62,8 @@ def metric(ladder: Ladder, max_points: int) -> Figure:
     columns, cells = _table(ladder, runs, metric_factor(ladder))
     text = f"{capital(ladder.metric)} of {plural(len(runs), 'run')}, evaluated over applied steps. "
     text += _last_values(ladder, runs, lambda value: metric_text(ladder, value))
-    return Figure("metric", title, text, spec, columns, cells, has_key=True, may_be_log=_positive(rows))
+    log = _positive(rows) and not ladder.as_points
+    return Figure("metric", title, text, "", spec, columns, cells, _key(runs), "stroke", may_be_log=log)
 
 
 def loss_scale(ladder: Ladder, max_points: int) -> Figure:
@@ -79,16 +79,16 @@ def loss_scale(ladder: Ladder, max_points: int) -> Figure:
     y = spec["encoding"]["y"]
     # A factor of two of air, so that a scale that never moved is a line with a labelled axis too.
     y["scale"] = {"type": "log", "base": 2, "domain": [low / 2, high * 2], "nice": False}
-    y["axis"] |= {"labelExpr": "'2^' + format(log(datum.value) / LN2, '.3~r')"}
+    y["axis"] |= {"labelExpr": "'2^' + format(log(datum.value) / LN2, '.3~r')", "tickCount": 8}
     spec["layer"][0]["mark"]["interpolate"] = "step-after"
-    mark = {"type": "point", "shape": _CROSS, "size": 16, "strokeWidth": 1.6, "tooltip": True}
+    mark = {"type": "point", "shape": _CROSS, "size": 36, "strokeWidth": 1.8, "tooltip": True}
     spec["layer"].append({"data": {"values": crosses}, "mark": mark})
     columns, cells = _table(ladder, runs, 1.0)
     cells = tuple((*row, run[1].skipped_steps) for row, run in zip(cells, runs, strict=True))
+    columns = (*columns, "skipped steps")
     text = f"Loss scale of {plural(len(runs), 'run')} over applied steps; a cross marks a skipped step. "
-    return Figure(
-        "loss-scale", title, text + _skips_text(ladder), spec, (*columns, "skipped steps"), cells, has_key=True
-    )
+    text += _skips_text(ladder)
+    return Figure("loss-scale", title, text, "", spec, columns, cells, _key(runs), "stroke")
 
 
 def thinned(curve: Curve, max_points: int) -> Curve:
@@ -98,6 +98,10 @@ def thinned(curve: Curve, max_points: int) -> Curve:
         return curve
     kept = [round(i * (count - 1) / (max_points - 1)) for i in range(max_points)]
     return Curve(tuple(curve.steps[i] for i in kept), tuple(curve.values[i] for i in kept))
+
+
+def _key(runs: list[tuple[Variant, Member, Curve]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(variant.label for variant, _, _ in runs))
 
 
 def _runs(ladder: Ladder, curve_of: Callable[[Member], Curve]) -> list[tuple[Variant, Member, Curve]]:
@@ -124,14 +128,18 @@ def _rows(
 
 
 def _lines(ladder: Ladder, rows: list[dict[str, Any]], y_title: str, *, dots: bool = False) -> dict[str, Any]:
-    names = labels(ladder)
     runs = len({row["run"] for row in rows})
     encoding = {
         "x": x_axis("applied steps", tickCount=6, format=",d"),
-        "y": {"field": "y", "type": "quantitative", "scale": {"zero": False}, "axis": {"title": y_title}},
-        "color": colour(ladder) | {"legend": _KEY},
+        "y": {
+            "field": "y",
+            "type": "quantitative",
+            "scale": {"zero": False},
+            "axis": {"title": y_title, "tickCount": 6},
+        },
+        "color": colour(ladder),
         "detail": {"field": "run", "type": "nominal"},
-        "opacity": faded(0.9 if runs <= 40 else 0.5),
+        "opacity": faded(0.85 if runs <= 40 else 0.5),
         "tooltip": [
             {"field": "variant", "type": "nominal"},
             {"field": "seed", "type": "nominal"},
@@ -139,12 +147,7 @@ def _lines(ladder: Ladder, rows: list[dict[str, Any]], y_title: str, *, dots: bo
             {"field": "y", "type": "quantitative", "title": y_title},
         ],
     }
-    line: dict[str, Any] = {"type": "line", "strokeWidth": 1.4}
-    lines: dict[str, Any] = {"mark": line}
-    dashes = variant_dashes(len(names), ladder.baseline is not None)
-    if any(dash != dashes[0] for dash in dashes):
-        scale = {"domain": names, "range": dashes}
-        lines["encoding"] = {"strokeDash": {"field": "variant", "type": "nominal", "scale": scale, "legend": _KEY}}
+    lines = {"mark": {"type": "line", "strokeWidth": 1.4}, "encoding": {"strokeDash": dash(ladder)}}
     hover: dict[str, Any] = {"mark": {"type": "point", "filled": True, "size": 22, "tooltip": True}}
     if not dots:
         hover["mark"] = {"type": "point", "filled": True, "size": 90, "tooltip": True}
@@ -177,7 +180,8 @@ def _last_values(
     low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
     if len(means) == 1:
         return f"It ends at {words(means[low])}."
-    return f"By the mean of the last values, {low} ends lowest ({words(means[low])}), {high} highest ({words(means[high])})."
+    ends = f"{low} ends lowest ({words(means[low])}), {high} highest ({words(means[high])})"
+    return f"By the mean of the last values, {ends}."
 
 
 def _last(curve: Curve) -> float:

@@ -42,8 +42,8 @@ def _figure(ladder: Ladder, variant: Variant, number: int, seed: int | None, his
     spec = _spec(ladder, rows, bounds, (low, high))
     name = f"{_NAME}-{number + 1}"
     columns = ("magnitude", "elements", "share (%)")
-    text = _words(histogram, seed, first, last, total)
-    return Figure(name, f"{_TITLE}: {variant.label}", text, spec, columns, tuple(cells))
+    text, detail = _words(histogram, seed, first, last, total)
+    return Figure(name, f"{_TITLE}: {variant.label}", text, detail, spec, columns, tuple(cells))
 
 
 def _spec(
@@ -69,7 +69,13 @@ def _spec(
         layers.append({"data": data, "mark": note, "encoding": at})
     x = x_axis("log2 of the magnitude", tickCount=8, format="d", grid=False)
     x["scale"] = {"domain": [low, high], "nice": False, "zero": False}
-    y = {"field": "share", "type": "quantitative", "axis": {"title": "share of elements (%)", "tickCount": 4}}
+    y: dict[str, Any] = {
+        "field": "share",
+        "type": "quantitative",
+        "axis": {"title": "share of elements (%)", "tickCount": 4},
+    }
+    # Room for the bands' names above the bars.
+    y["scale"] = {"domain": [0, 1.5 * max(row["share"] for row in rows)], "nice": False}
     bar = {
         "mark": {"type": "rect", "tooltip": True},
         "encoding": {
@@ -84,7 +90,7 @@ def _spec(
     return {"data": {"values": rows}, "height": 200, "layer": [*layers, bar]}
 
 
-def _words(histogram: GradientHistogram, seed: int | None, first: int, last: int, total: int) -> str:
+def _words(histogram: GradientHistogram, seed: int | None, first: int, last: int, total: int) -> tuple[str, str]:
     counts = histogram.counts
     # The bin that a bound falls into lies below it only where the bound is the bin's upper end: bounds are powers of
     # two but for the largest, whose bin is still held.
@@ -94,10 +100,15 @@ def _words(histogram: GradientHistogram, seed: int | None, first: int, last: int
     subnormal = sum(counts[max(0, smallest) : max(0, normal)]) / total
     above = sum(counts[max(0, largest + 1) :]) / total
     run = "" if seed is None else f" of seed {seed}"
+    zero, below, beyond = (human.share(part) for part in (histogram.zeros / total, subnormal, above))
+    held = f"2^{math.log2(histogram.smallest_subnormal):.0f} to {human.number(histogram.largest)}"
+    scale = human.scale(histogram.loss_scale)
     text = (
-        f"Newest sample{run}, as {histogram.format} holds them under a loss scale of "
-        f"{human.scale(histogram.loss_scale)}: from 2^{first} to 2^{last + 1}; zero: {human.share(histogram.zeros / total)}, "
-        f"subnormal: {human.share(subnormal)}, above the largest: {human.share(above)}. The format holds "
-        f"2^{math.log2(histogram.smallest_subnormal):.0f} to {human.number(histogram.largest)}"
+        f"Newest sample{run}, as {histogram.format} holds it at a loss scale of {scale}. Zero: {zero}; subnormal: "
+        f"{below}; above the largest: {beyond}."
     )
-    return f"{text} (subnormal below 2^{math.log2(histogram.smallest_normal):.0f})."
+    detail = (
+        f"Magnitudes go from 2^{first} to 2^{last + 1}. The format holds {held} (subnormal below "
+        f"2^{math.log2(histogram.smallest_normal):.0f})."
+    )
+    return text, detail

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from mptrain.report.figure_theme import variant_dashes
 from mptrain.report.model import Estimate, Ladder
 from mptrain.telemetry import human
 
@@ -29,19 +30,22 @@ class Figure:
     title: str
     text: str
     """What one sees, in words; where there is no chart, why."""
+    detail: str
+    """More of what one sees, for those who do not see the chart."""
     spec: dict[str, Any] | None
     """Vega-Lite without width and colours; None where there is nothing to draw."""
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[Cell, ...], ...] = ()
-    has_key: bool = False
-    """Colours tell the variants apart."""
+    key: tuple[str, ...] = ()
+    """The variants that it shows, where only colours tell them apart."""
+    key_symbol: Literal["stroke", "circle"] = "circle"
     may_be_log: bool = False
     """The y axis may be switched to a log scale: every value is above zero."""
 
 
 def absent(name: str, title: str, why: str) -> Figure:
     """Return the figure that says why there is none."""
-    return Figure(name, title, why, None)
+    return Figure(name, title, why, "", None)
 
 
 def labels(ladder: Ladder) -> list[str]:
@@ -52,6 +56,13 @@ def labels(ladder: Ladder) -> list[str]:
 def colour(ladder: Ladder) -> dict[str, Any]:
     """Return the encoding that gives each variant its colour."""
     return {"field": "variant", "type": "nominal", "scale": {"domain": labels(ladder)}}
+
+
+def dash(ladder: Ladder) -> dict[str, Any]:
+    """Return the encoding that tells variants of the same colour apart."""
+    names = labels(ladder)
+    scale = {"domain": names, "range": variant_dashes(len(names), ladder.baseline is not None)}
+    return {"field": "variant", "type": "nominal", "scale": scale}
 
 
 def faded(opacity: float = 1.0) -> dict[str, Any]:

@@ -16,7 +16,7 @@ INK: dict[Theme, str] = {"light": "#1f2328", "dark": "#f0f3f6"}
 MUTED: dict[Theme, str] = {"light": "#57606a", "dark": "#a3adb8"}
 GRID: dict[Theme, str] = {"light": "#e6e9ed", "dark": "#2b3138"}
 # Chosen by search: each has a contrast of 3 or more with the page (WCAG 1.4.11), and any two, the ink among them, are
-# 30 or more apart in CIELAB, also as protanopes, deuteranopes and tritanopes see them (matrices of Machado et al. 2009).
+# 30 or more apart in CIELAB, also as protanopes, deuteranopes and tritanopes see them (Machado et al. 2009).
 VARIANTS: dict[Theme, tuple[str, ...]] = {
     "light": ("#3d8bea", "#a88a10", "#005f2a", "#ea6292", "#6714d8", "#8f1a86"),
     "dark": ("#2f78ff", "#f0bf10", "#7ceb95", "#c9506a", "#9c6ab8", "#dc2f10"),

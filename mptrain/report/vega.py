@@ -37,13 +37,21 @@ def print_spec(ladder: Ladder, figure: Figure) -> dict[str, Any]:
     """Return a figure that stands alone: titled, with its key, on white; raise ValueError where it has no chart."""
     if figure.spec is None:
         raise ValueError(f"{figure.name} has no chart")
-    layers = [layer for layer in figure.spec["layer"] if layer.get("name") != INVISIBLE]
+    spec = dict(figure.spec)
+    spec["layer"] = [layer for layer in spec["layer"] if layer.get("name") != INVISIBLE]
+    config = ladder_config(ladder, "light", legend=bool(figure.key))
+    if figure.key:
+        config["legend"] |= {
+            "symbolType": figure.key_symbol,
+            "symbolSize": 300 if figure.key_symbol == "stroke" else 90,
+        }
+        colour = spec["encoding"]["color"] | {"legend": {"values": list(figure.key)}}
+        spec["encoding"] = spec["encoding"] | {"color": colour}
     return {
-        **figure.spec,
-        "layer": layers,
+        **spec,
         "width": _COLUMN_WIDTH,
         "padding": 10,
         "title": {"text": figure.title, "subtitle": ladder.title, "offset": 14},
-        "description": figure.text,
-        "config": ladder_config(ladder, "light", legend=figure.has_key),
+        "description": f"{figure.text} {figure.detail}".strip(),
+        "config": config,
     }

@@ -68,7 +68,7 @@ def member(rng, path, seed, *, shift=0.0, speed=None, memory=180, scale=None, st
         data_wait_fraction=0.02,
         wall_s=61.0,
         emulated=speed is None,
-        loss=Curve(at, loss) if ok else Curve(at[:40], loss[:39] + (None,)),
+        loss=Curve(at, loss) if ok else Curve(at[:40], (*loss[:39], None)),
         metric_curve=Curve(evals, accuracy) if ok else Curve(),
         loss_scale=Curve(at, scales) if scale else Curve(),
         skips=skips,
