@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 
 import pytest
 import torch
@@ -131,6 +132,34 @@ def test_loading_never_runs_code(tmp_path, capsys):
     with pytest.raises(CheckpointError, match=r"model\.pt: cannot be read"):
         checkpoints.load(path)
     assert "boom" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("odd", [torch.empty(3, device="meta"), torch.eye(3).to_sparse()], ids=["meta", "sparse"])
+def test_tensors_without_plain_numbers_are_refused(tmp_path, odd):
+    found = CheckpointStore(tmp_path).save(
+        {"model": {"w": torch.ones(3)}, "optimizer": {"state": [{"w": odd}]}},
+        step=5, applied_steps=5, attempted_steps=5, score=None,
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt: cannot be read \(it holds a tensor that is sparse"):
+        checkpoints.load(found.path)
+
+
+def test_damage_under_a_checksum_that_holds_is_found_too(tmp_path):
+    """Whatever Python raises over a pickle that makes no sense is one line."""
+    for number, content in enumerate((b"\x80\x02h\x07.", b"\x80\x02}\x8a", b"\x80\x02]a.", b"\x80\x02X\x01")):
+        found = save(CheckpointStore(tmp_path / str(number)), 5).path
+        file = found / "model.pt"
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename: archive.read(info) for info in archive.infolist()}
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, content if name.endswith("data.pkl") else data)
+        manifest = json.loads((found / "manifest.json").read_text())
+        checksum = hashlib.sha256(file.read_bytes()).hexdigest()
+        manifest["files"]["model.pt"] = {"bytes": file.stat().st_size, "sha256": checksum}
+        (found / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(CheckpointError, match=r"model\.pt: cannot be read"):
+            checkpoints.load(found)
 
 
 def test_a_failed_save_leaves_the_earlier_one_and_its_space(tmp_path):

@@ -20,6 +20,7 @@ import torch
 from mptrain.checkpoint.manifest import read_manifest, write_manifest
 from mptrain.durable import SyncedFile, sync_folder
 from mptrain.errors import CheckpointError, first_line
+from mptrain.torch_files import read_torch_file
 
 
 def write(folder: Path, parts: Mapping[str, Any], manifest: dict[str, Any]) -> None:
@@ -52,7 +53,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
     for name in verify(path)["files"]:
         file = path / name
         with _reading(file):
-            parts[file.stem] = torch.load(file, map_location=device, weights_only=True)
+            parts[file.stem] = read_torch_file(file, device)
     return parts
 
 

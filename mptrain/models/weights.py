@@ -12,10 +12,10 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from mptrain.errors import ConfigError, DataError, first_line
+from mptrain.torch_files import read_torch_file
 from mptrain.torchvision_import import import_torchvision
 
 if TYPE_CHECKING:
@@ -157,12 +157,14 @@ def read_state(source: str, option: str) -> Mapping[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_torch_file(path)
     except Exception as error:  # safetensors and torch raise many types on damaged bytes, all meaning the same
         unsafe = isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error)
         reason = "it holds more than tensors" if unsafe else first_line(error)
         raise DataError(f"{option}: {path} cannot be read as weights: {reason}; save model.state_dict()") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         keys = f" with keys {', '.join(map(str, list(state)[:4]))}" if isinstance(state, Mapping) else ""
         raise DataError(
             f"{option}: {path} holds a {type(state).__name__}{keys}, no state dict; save model.state_dict()"

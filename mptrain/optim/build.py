@@ -112,7 +112,8 @@ def _entries_of(optimizer: torch.optim.Optimizer) -> dict[str, bool]:
     group = optimizer.param_groups[0]
     probe = nn.Parameter(torch.zeros(2, 2, device=group["params"][0].device))
     probe.grad = torch.zeros_like(probe)
-    made = type(optimizer)([{**group, "params": [probe]}])
+    kind: Any = type(optimizer)
+    made = kind([{**group, "params": [probe]}])
     made.step()
     return {key: not value.dim() for key, value in made.state[probe].items()}
 

@@ -135,7 +135,9 @@ def _saved_weights(checkpoint: Checkpoint, device: torch.device) -> dict[str, Te
         raise CheckpointError(f"{checkpoint.path}: its manifest lists no model.pt; take an earlier checkpoint")
     for name in ("model", "ema"):
         state = parts.get(name, {})
-        if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        if not isinstance(state, Mapping) or not all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+        ):
             raise CheckpointError(f"{checkpoint.path / name}.pt: holds no weights by name; take an earlier checkpoint")
     return evaluated_weights(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,10 @@ class Evil:
         return print, ("code ran",)
 
 
-@pytest.mark.parametrize("name", ["absent.pt", "junk.pt", "junk.safetensors", "evil.pt", "wrapped.pt", "empty.pt"])
+BAD = ["absent", "junk", "evil", "wrapped", "empty", "meta", "sparse", "numbered", "tar"]
+
+
+@pytest.mark.parametrize("name", ["junk.safetensors", *(f"{name}.pt" for name in BAD)])
 def test_missing_and_damaged_files_are_one_line(
     source: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -117,10 +121,18 @@ def test_missing_and_damaged_files_are_one_line(
     (tmp_path / "junk.safetensors").write_bytes(b"\x93junk" * 100)
     (tmp_path / "empty.pt").touch()
     torch.save({"a": Evil()}, tmp_path / "evil.pt")
-    torch.save({"model": source.state_dict(), "step": 3}, tmp_path / "wrapped.pt")
+    state = source.state_dict()
+    torch.save({"model": state, "step": 3}, tmp_path / "wrapped.pt")
+    torch.save({key: value.to("meta") for key, value in state.items()}, tmp_path / "meta.pt")
+    torch.save({key: value.to_sparse() for key, value in state.items()}, tmp_path / "sparse.pt")
+    torch.save(dict(enumerate(state.values())), tmp_path / "numbered.pt")
+    with tarfile.open(tmp_path / "tar.pt", "w") as tar:  # torch's format of 2017
+        for member in ("junk.pt", "evil.pt"):
+            tar.add(tmp_path / member, {"junk.pt": "storages", "evil.pt": "pickle"}[member])
     with pytest.raises(DataError, match=name) as caught:
         build(COLOUR, tmp_path / name)
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # torch's advice to load what it is all the same
     assert "code ran" not in capsys.readouterr().out
 
 
