@@ -18,11 +18,14 @@ import typer
 
 from mptrain import __version__
 from mptrain.cli import (
+    bench_command,
     config_commands,
     env_command,
     list_commands,
     plan_command,
+    report_command,
     run_commands,
+    runs_command,
     sample_command,
     sweep_command,
     verify_command,
@@ -70,6 +73,9 @@ app.command("check")(config_commands.check)
 app.command("show")(config_commands.show)
 app.command("plan")(plan_command.plan)
 app.command("sweep")(sweep_command.sweep)
+app.command("bench")(bench_command.bench)
+app.command("report")(report_command.report)
+app.command("runs")(runs_command.runs)
 app.command("schema")(config_commands.schema)
 app.command("ls")(list_commands.ls)
 app.command("env")(env_command.env)

@@ -1,0 +1,102 @@
+"""How fast this device multiplies: large matrices per format, and the model's own heaviest product.
+
+Owns: those measurements, which take the place of a datasheet. Must not: know steps or models.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from mptrain.bench.products import Product
+from mptrain.bench.stand import synchronize
+from mptrain.precision.regions import DTYPES
+from mptrain.precision.tf32 import set_tf32
+
+_SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
+_MEASURED_S = 0.3
+_BATCHES = 5
+"""On a GPU, where single calls are too short for the host's clock."""
+_LONGEST_S = 0.5
+"""A product that takes longer ends the search: a larger one would take eight times as long."""
+
+
+class Rate(NamedTuple):
+    """The best rate of square matrices."""
+
+    flops_per_s: float
+    size: int
+
+
+def matrix_rate(fmt: str, device: torch.device) -> Rate | None:
+    """Return the best rate over a few sizes of products of `fmt` (fp64 fp32 tf32 fp16 bf16); None where torch has none.
+
+    2 n^3 operations for n x n matrices of random numbers.
+    """
+    best: Rate | None = None
+    with _tf32(fmt):
+        for size in _SIZES[device.type]:
+            try:
+                left, right = (torch.randn(size, size, device=device).to(_dtype(fmt)) for _ in range(2))
+                seconds = seconds_per_call(partial(torch.mm, left, right), device)
+            except (NotImplementedError, RuntimeError):
+                return best
+            if best is None or 2 * size**3 / seconds > best.flops_per_s:
+                best = Rate(2 * size**3 / seconds, size)
+            if seconds > _LONGEST_S:
+                break
+    return best
+
+
+def product_rate(product: Product, fmt: str, device: torch.device) -> float | None:
+    """Return the operations a second of one product in `fmt`; None where torch cannot run it alone."""
+    with _tf32(fmt), torch.no_grad():
+        try:
+            return product.flops / seconds_per_call(product.bind(_dtype(fmt), device), device)
+        except (NotImplementedError, RuntimeError):
+            return None
+
+
+def seconds_per_call(call: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of one call in about 0.3 s of calls: of the fastest one, on a GPU of the fastest fifth.
+
+    The fastest, because other programs only ever make a call slower.
+    """
+    _elapsed(call, 1, device)
+    once = _elapsed(call, 1, device)
+    if once > _LONGEST_S:
+        return once
+    at_once = max(1, int(_MEASURED_S / once) // _BATCHES) if device.type == "cuda" else 1
+    fastest, end = math.inf, time.perf_counter() + _MEASURED_S
+    while math.isinf(fastest) or time.perf_counter() < end:
+        fastest = min(fastest, _elapsed(call, at_once, device))
+    return fastest / at_once
+
+
+def _elapsed(call: Callable[[], object], count: int, device: torch.device) -> float:
+    synchronize(device)
+    began = time.perf_counter()
+    for _ in range(count):
+        call()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def _dtype(fmt: str) -> torch.dtype:
+    return torch.float32 if fmt == "tf32" else DTYPES[fmt]
+
+
+@contextmanager
+def _tf32(fmt: str) -> Any:
+    """Leave TF32 off afterwards; a mode that is built sets its own."""
+    set_tf32(fmt == "tf32")
+    try:
+        yield
+    finally:
+        set_tf32(False)
