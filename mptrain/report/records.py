@@ -124,6 +124,7 @@ class RunInfo(msgspec.Struct):
 
     schema: int
     device: str
+    total_steps: int
 
 
 class Environment(msgspec.Struct):
@@ -195,10 +196,10 @@ def _decode(path: Path, number: int, lines: bytes, decoder: msgspec.json.Decoder
     raise AssertionError(f"unreachable: every line of {path} is one record")
 
 
-def decode(path: Path, raw: msgspec.Raw, kind: type[_T]) -> _T:
-    """Return a part of a record decoded as `kind`; raise DataError where it is none."""
+def decode(path: Path, text: msgspec.Raw | bytes, kind: type[_T]) -> _T:
+    """Return a record of `path`, or a part of one, decoded as `kind`; raise DataError where it is none."""
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return msgspec.json.decode(text, type=kind)
     except msgspec.DecodeError as error:
         raise DataError(f"{path}: {_said(error)}") from None
 

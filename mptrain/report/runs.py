@@ -96,7 +96,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         elif not os.path.isdir(path):
             problems.append(f"{path}: is a file; name a run folder or a folder above runs")
         else:
-            below = list(_below(path))
+            below = list(runs_below(path))
             found |= {os.path.realpath(run): run for run in below if os.path.realpath(run) not in found}
             if not below:
                 problems.append(f"{path}: no run is in it: no folder there has a {CONFIG}")
@@ -105,7 +105,8 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _below(path: Path) -> Iterator[Path]:
+def runs_below(path: Path) -> Iterator[Path]:
+    """Yield the run folders at or below a folder, sorted."""
     for folder, names, files in os.walk(path):
         if CONFIG in files:
             names.clear()
@@ -160,7 +161,7 @@ def read_run(folder: Path, metric: str | None = None) -> Run:
         settings=settings,
         status=status,
         error=result.error if result else None,
-        ended=_newest(folder),
+        ended=newest_write(folder),
         precision=in_force,
         environment=_environment(folder, result, in_force),
         planted=bool(result and result.planted) or bool(settings.get("debug.plant")),
@@ -209,7 +210,8 @@ def _direction(name: str | None, result: records.Result | None, history: _Histor
     return history.better_when_higher if name == history.main_metric else None
 
 
-def _newest(folder: Path) -> float:
+def newest_write(folder: Path) -> float:
+    """Return when a run last wrote, in seconds since the epoch."""
     times = []
     for name in ("result.json", "metrics.jsonl", CONFIG):
         try:

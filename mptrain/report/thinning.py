@@ -58,9 +58,9 @@ class BucketMeans:
         return Curve(tuple(self._steps), tuple(self._values))
 
 
-def thinned(items: Sequence[_T]) -> list[_T]:
-    """Return at most POINTS of `items` at even distances, the first and the last among them, each as it is."""
-    if len(items) <= POINTS:
+def thinned(items: Sequence[_T], limit: int = POINTS) -> list[_T]:
+    """Return at most `limit` (2 or more) of `items`, at even distances, the first and the last among them."""
+    if len(items) <= limit:
         return list(items)
-    step = (len(items) - 1) / (POINTS - 1)
-    return [items[round(index * step)] for index in range(POINTS)]
+    step = (len(items) - 1) / (limit - 1)
+    return [items[round(index * step)] for index in range(limit)]

@@ -188,11 +188,9 @@ def recommendation(ladder: Ladder) -> str:
         return f"{stay}: the loader sets the pace, precision cannot help; try data.num_workers or data.cache."
     emulated = [variant.label for variant in others if is_emulated(variant) and _outcome(variant) in _AS_GOOD]
     if emulated:
-        verb = "learns" if len(emulated) == 1 else "learn"
-        return (
-            f"{stay} on this device; {words.listed(emulated)} {verb} as well, which pays on hardware that runs them "
-            "natively."
-        )
+        learns, them = ("learns", "it") if len(emulated) == 1 else ("learn", "them")
+        said = f"{words.listed(emulated)} {learns} as well, which pays on hardware that runs {them} natively"
+        return f"{stay} on this device; {said}."
     return f"{stay}: {_why_not(others)}."
 
 
