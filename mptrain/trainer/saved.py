@@ -6,6 +6,7 @@ Owns: finding the checkpoint and what of it is the model. Must not: train.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -27,18 +28,25 @@ from mptrain.trainer.evaluate import evaluate
 from mptrain.trainer.predictions import ignore, written_to
 from mptrain.trainer.run_dir import CHECKPOINTS
 
+log = logging.getLogger(__name__)
 EXPORT_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def find_checkpoint(run_dir: Path, *, best: bool) -> Checkpoint:
-    """Return the newest (or best) checkpoint of a run; raise CheckpointError where there is none."""
+    """Return the newest (or best) checkpoint of a run of those that can be read; log why others cannot.
+
+    Raises CheckpointError where there is none.
+    """
     if not os.path.isfile(run_dir / "config.yaml"):  # Path.is_file raises on a name that is too long
         raise CheckpointError(f"{run_dir}: not a run directory (no config.yaml)")
     store = CheckpointStore(run_dir / CHECKPOINTS)
     found = store.best() if best else store.latest()
+    reasons = [str(error) for error in store.found().unreadable]
     if found is None:
         kind = "evaluated" if best else "complete"
-        raise CheckpointError(f"{run_dir}: holds no {kind} checkpoint")
+        raise CheckpointError(f"{run_dir}: holds no {kind} checkpoint{': ' if reasons else ''}{'; '.join(reasons)}")
+    for reason in reasons:
+        log.warning("skipped a checkpoint: %s", reason)
     return found
 
 

@@ -55,6 +55,23 @@ def test_eval_reproduces_the_metric_of_training(here, capsys):
     assert strict(capsys.readouterr().out)["metrics"] == result_of("a")["metrics"]
 
 
+def test_eval_and_export_tell_of_a_newer_checkpoint_that_cannot_be_read(here, capsys, caplog):
+    assert mptrain(["run", "small.yaml", "--run-id", "a", "--quiet", "checkpoint.every=6"]) == 0
+    older, newer = sorted(Path("runs/small/a/checkpoints").iterdir())
+    (newer / "manifest.json").unlink()
+    capsys.readouterr()
+    for command in (["eval", "runs/small/a"], ["export", "runs/small/a", "--output", "w.safetensors"]):
+        caplog.clear()
+        assert mptrain([*command, "--json"]) == 0
+        assert strict(capsys.readouterr().out)["checkpoint"] == older.name
+        assert caplog.messages == [f"skipped a checkpoint: {newer}: not a complete checkpoint (no manifest.json)"]
+    (older / "manifest.json").write_text("{")
+    assert mptrain(["eval", "runs/small/a"]) == 6
+    err = capsys.readouterr().err
+    assert f"holds no complete checkpoint: {older / 'manifest.json'}: damaged (" in err
+    assert f"; {newer}: not a complete checkpoint" in err
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
 def test_export_writes_plain_tensors_of_the_asked_format(here, dtype, capsys):
     assert mptrain(["run", "small.yaml", "--run-id", "a", "--quiet"]) == 0
