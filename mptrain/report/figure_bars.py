@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mptrain.report import words
 from mptrain.report.figure_parts import (
     CHOSEN,
     Figure,
@@ -14,14 +15,11 @@ from mptrain.report.figure_parts import (
     capital,
     colour,
     dash,
-    difference_text,
     ends,
     faded,
     interval_cells,
     labels,
-    listed,
     metric_factor,
-    metric_text,
     metric_title,
     variant_rows,
     x_axis,
@@ -76,12 +74,12 @@ def _scatter(ladder: Ladder, timed: list[tuple[Variant, Estimate, Estimate]]) ->
     fastest = max(timed, key=lambda item: item[2].mean)
     text = (
         f"{capital(ladder.metric)} against samples per second, with 95% intervals. Best {ladder.metric}: "
-        f"{best[0].label} ({metric_text(ladder, best[1].mean)}); fastest: {fastest[0].label} "
+        f"{best[0].label} ({words.metric(ladder, best[1])}); fastest: {fastest[0].label} "
         f"({fastest[2].mean:,.0f} samples/s)."
     )
     missing = [v.label for v in ladder.variants if v.metric and not v.samples_per_s]
     if missing:
-        text += f" Without a speed of their own (emulated, or not measured), so not shown: {listed(missing)}."
+        text += f" Without a speed of their own (emulated, or not measured), so not shown: {words.listed(missing)}."
     columns = ("variant", ladder.metric, "low", "high", "samples/s", "low", "high")
     title = f"{capital(ladder.metric)} against speed"
     key = tuple(variant.label for variant, _, _ in timed)
@@ -106,7 +104,7 @@ def _metric_by_variant(ladder: Ladder) -> Figure:
     text = (
         "No speed is shown: these runs were emulated, or their speed was not measured, so it would say nothing of real "
         f"hardware. {capital(ladder.metric)} of each variant: mean and 95% interval, seeds as ticks. "
-        f"Best: {best[0].label} ({metric_text(ladder, best[1].mean)})."
+        f"Best: {best[0].label} ({words.metric(ladder, best[1])})."
     )
     cells = tuple((variant.label, *interval_cells(metric, factor)) for variant, metric in known)
     columns = ("variant", ladder.metric, "low", "high", "runs")
@@ -173,9 +171,8 @@ def differences(ladder: Ladder) -> Figure:
         spec["layer"].insert(
             0, {"data": {"values": [{}]}, "mark": {"type": "rect", "style": "noise-floor"}, "encoding": band}
         )
-        size = difference_text(ladder, ladder.noise_floor).lstrip("+")
-        text += f"Band: the noise floor, the seed-to-seed spread of the baseline (± {size}). "
-    detail = " ".join(f"{v.label}: {difference_text(ladder, d.mean)}, {c.outcome}." for v, c, d in known)
+        text += f"Band: the noise floor, the seed-to-seed spread of the baseline (± {words.spread(ladder, ladder.noise_floor)}). "
+    detail = " ".join(f"{v.label}: {words.difference(ladder, d)}, {c.outcome}." for v, c, d in known)
     cells = tuple((v.label, *interval_cells(d, factor), c.p_value, c.outcome) for v, c, d in known)
     columns = ("variant", f"difference{unit}", "low", "high", "seeds", "adjusted p", "outcome")
     return Figure("differences", title, text.strip(), detail, spec, columns, cells)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mptrain.report import words
 from mptrain.report.figure_parts import (
     CHOSEN,
     INVISIBLE,
@@ -23,10 +24,10 @@ from mptrain.report.figure_parts import (
     metric_factor,
     metric_text,
     metric_title,
-    plural,
     x_axis,
 )
 from mptrain.report.model import Curve, Ladder, Member, Variant
+from mptrain.report.thinning import thinned
 from mptrain.telemetry import human
 
 _HOVER_POINTS = 2000  # invisible marks that carry the tooltips of one chart
@@ -46,7 +47,7 @@ def loss(ladder: Ladder, max_points: int) -> Figure:
     rows = _rows(ladder, runs, max_points, 1.0)
     spec = _lines(ladder, rows, "training loss")
     columns, cells = _table(ladder, runs, 1.0)
-    text = f"Training loss of {plural(len(runs), 'run')} over applied steps. {_last_values(ladder, runs)}"
+    text = f"Training loss of {words.counted(len(runs), 'run')} over applied steps. {_last_values(ladder, runs)}"
     log = _positive(rows)
     return Figure("loss", title, text, "", spec, columns, cells, _key(runs), "stroke", may_be_log=log)
 
@@ -60,7 +61,7 @@ def metric(ladder: Ladder, max_points: int) -> Figure:
     rows = _rows(ladder, runs, max_points, metric_factor(ladder))
     spec = _lines(ladder, rows, metric_title(ladder), dots=True)
     columns, cells = _table(ladder, runs, metric_factor(ladder))
-    text = f"{capital(ladder.metric)} of {plural(len(runs), 'run')}, evaluated over applied steps. "
+    text = f"{capital(ladder.metric)} of {words.counted(len(runs), 'run')}, evaluated over applied steps. "
     text += _last_values(ladder, runs, lambda value: metric_text(ladder, value))
     log = _positive(rows) and not ladder.as_points
     return Figure("metric", title, text, "", spec, columns, cells, _key(runs), "stroke", may_be_log=log)
@@ -86,18 +87,9 @@ def loss_scale(ladder: Ladder, max_points: int) -> Figure:
     columns, cells = _table(ladder, runs, 1.0)
     cells = tuple((*row, run[1].skipped_steps) for row, run in zip(cells, runs, strict=True))
     columns = (*columns, "skipped steps")
-    text = f"Loss scale of {plural(len(runs), 'run')} over applied steps; a cross marks a skipped step. "
+    text = f"Loss scale of {words.counted(len(runs), 'run')} over applied steps; a cross marks a skipped step. "
     text += _skips_text(ladder)
     return Figure("loss-scale", title, text, "", spec, columns, cells, _key(runs), "stroke")
-
-
-def thinned(curve: Curve, max_points: int) -> Curve:
-    """Return at most `max_points` of a curve, evenly spread, its first and last point among them."""
-    count = len(curve.steps)
-    if count <= max_points:
-        return curve
-    kept = [round(i * (count - 1) / (max_points - 1)) for i in range(max_points)]
-    return Curve(tuple(curve.steps[i] for i in kept), tuple(curve.values[i] for i in kept))
 
 
 def _key(runs: list[tuple[Variant, Member, Curve]]) -> tuple[str, ...]:
@@ -114,14 +106,14 @@ def _rows(
     ladder: Ladder, runs: list[tuple[Variant, Member, Curve]], max_points: int, factor: float
 ) -> list[dict[str, Any]]:
     """Return one row a point; few are marked to carry a tooltip."""
-    curves = [thinned(curve, max_points) for _, _, curve in runs]
-    every = max(1, math.ceil(sum(len(curve.steps) for curve in curves) / _HOVER_POINTS))
+    curves = [thinned([*zip(curve.steps, curve.values, strict=True)], max_points) for _, _, curve in runs]
+    every = max(1, math.ceil(sum(map(len, curves)) / _HOVER_POINTS))
     rows = []
-    for number, ((variant, member, _), curve) in enumerate(zip(runs, curves, strict=True)):
-        for i, (step, value) in enumerate(zip(curve.steps, curve.values, strict=True)):
+    for number, ((variant, member, _), points) in enumerate(zip(runs, curves, strict=True)):
+        for i, (step, value) in enumerate(points):
             y = None if value is None else float(f"{value * factor:.5g}")  # what a pixel can show
             row: Row = {"variant": variant.label, "seed": member.seed, "run": number, "x": step, "y": y}
-            if y is not None and (i % every == 0 or i == len(curve.steps) - 1):
+            if y is not None and (i % every == 0 or i == len(points) - 1):
                 row["hover"] = 1
             rows.append(row)
     return rows
@@ -159,9 +151,11 @@ def _lines(ladder: Ladder, rows: list[dict[str, Any]], y_title: str, *, dots: bo
 
 def _skip_marks(variant: Variant, member: Member, curve: Curve) -> Iterator[dict[str, Any]]:
     """Yield where the crosses lie: at the step that was not applied, on the run's line."""
-    skips = thinned(Curve(member.skips, (None,) * len(member.skips)), _SKIP_MARKS).steps
-    for attempted in skips:
-        applied = attempted - bisect.bisect_right(member.skips, attempted)
+    # A record of very many skips is thinned: each that is known stands for as many.
+    each = (member.skipped_steps or len(member.skips)) / max(1, len(member.skips))
+    ranked = [*enumerate(member.skips, 1)]
+    for rank, attempted in thinned(ranked, _SKIP_MARKS):
+        applied = attempted - round(rank * each)
         at = max(0, bisect.bisect_right(curve.steps, applied) - 1)
         value = curve.values[at]
         if value:
@@ -169,7 +163,7 @@ def _skip_marks(variant: Variant, member: Member, curve: Curve) -> Iterator[dict
 
 
 def _last_values(
-    ladder: Ladder, runs: list[tuple[Variant, Member, Curve]], words: Callable[[float], str] = human.number
+    ladder: Ladder, runs: list[tuple[Variant, Member, Curve]], shown: Callable[[float], str] = human.number
 ) -> str:
     """Say which variant ends lowest and which highest, by the mean of their runs' last values."""
     means = {}
@@ -179,8 +173,8 @@ def _last_values(
             means[variant.label] = sum(last) / len(last)
     low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
     if len(means) == 1:
-        return f"It ends at {words(means[low])}."
-    ends = f"{low} ends lowest ({words(means[low])}), {high} highest ({words(means[high])})"
+        return f"It ends at {shown(means[low])}."
+    ends = f"{low} ends lowest ({shown(means[low])}), {high} highest ({shown(means[high])})"
     return f"By the mean of the last values, {ends}."
 
 

@@ -110,11 +110,6 @@ def metric_text(ladder: Ladder, value: float | None) -> str:
     return human.percent(value) if ladder.as_points else human.number(value)
 
 
-def difference_text(ladder: Ladder, value: float) -> str:
-    """Return a difference of metrics with its sign, e.g. `+0.1 points`."""
-    return f"{100 * value:+.1f} points" if ladder.as_points else f"{value:+.3g}"
-
-
 def ends(estimate: Estimate, factor: float = 1.0) -> dict[str, float | None]:
     """Return the mean and the ends of the interval, as a row of data."""
     low, high = estimate.low, estimate.high
@@ -130,16 +125,6 @@ def interval_cells(estimate: Estimate, factor: float = 1.0) -> tuple[Cell, ...]:
     return (*ends(estimate, factor).values(), estimate.n)
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names as a phrase; they may hold commas, so semicolons part them."""
-    return "; ".join(names)
-
-
 def capital(text: str) -> str:
     """Return `text` with its first letter in upper case, for the start of a sentence."""
     return text[:1].upper() + text[1:]
-
-
-def plural(count: int, noun: str) -> str:
-    """Return e.g. `1 run` or `3 runs`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"

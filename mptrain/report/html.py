@@ -17,9 +17,9 @@ from string import Template
 from typing import Any
 
 from mptrain.durable import write_synced
-from mptrain.report import html_tables
+from mptrain.report import html_tables, words
 from mptrain.report.export import ladder_stems
-from mptrain.report.figure_parts import Figure, plural
+from mptrain.report.figure_parts import Figure
 from mptrain.report.figure_theme import variant_dashes
 from mptrain.report.figures import ladder_figures, points_per_run
 from mptrain.report.model import Ladder, Report, Variant
@@ -94,9 +94,9 @@ def _data(stems: Sequence[str], ladders: Sequence[Ladder], figures: Sequence[Seq
 def _heading(report: Report) -> str:
     runs = sum(len(variant.members) for ladder in report.ladders for variant in ladder.variants)
     variants = sum(len(ladder.variants) for ladder in report.ladders)
-    said = f"{plural(runs, 'run')}, {plural(variants, 'variant')}, {plural(len(report.ladders), 'ladder')}."
+    said = f"{words.counted(runs, 'run')}, {words.counted(variants, 'variant')}, {words.counted(len(report.ladders), 'ladder')}."
     if report.problems:
-        folders = plural(len(report.problems), "run folder")
+        folders = words.counted(len(report.problems), "run folder")
         said += f' <a href="#problems">{folders} could not be read.</a>'
     return f"<h1>Precision report</h1>\n<p>{said}</p>"
 
@@ -122,6 +122,7 @@ def _section(stem: str, ladder: Ladder, figures: Sequence[Figure]) -> str:
     points = " Differences are in percentage points." if ladder.as_points else ""
     return f"""<section class="ladder" id="{stem}" aria-labelledby="{stem}-title">
 <h2 id="{stem}-title">{escape(ladder.title)}</h2>
+{f'<p class="recommendation">{escape(ladder.recommendation)}</p>' if ladder.recommendation else ""}
 <ul class="verdicts">
 {verdicts}
 </ul>
@@ -140,7 +141,7 @@ def _section(stem: str, ladder: Ladder, figures: Sequence[Figure]) -> str:
 {common}
 <h3>Environment</h3>
 {html_tables.mapping_table(f"Environment of {ladder.title}", ladder.environment)}
-<details><summary>{plural(runs, "run")}</summary>
+<details><summary>{words.counted(runs, "run")}</summary>
 {html_tables.runs_table(ladder)}
 </details>
 </section>"""

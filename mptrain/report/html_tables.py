@@ -5,12 +5,13 @@ Owns: cells, and what a table sorts by. Must not: compute statistics, or read fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from mptrain.report.figure_parts import Cell, Figure, difference_text, metric_text
+from mptrain.report import words
+from mptrain.report.figure_parts import Cell, Figure, metric_text
 from mptrain.report.model import Estimate, Ladder, Variant
 from mptrain.telemetry import human
 
@@ -62,26 +63,18 @@ def _ladder_columns(ladder: Ladder) -> list[_Column]:
 def _metric_cell(ladder: Ladder, metric: Estimate | None) -> _Shown:
     if metric is None:
         return _Shown(_NONE)
-    return _Shown(metric_text(ladder, metric.mean) + _half_width(ladder, metric), metric.mean)
+    return _Shown(words.metric(ladder, metric), metric.mean)
 
 
 def _difference_cell(ladder: Ladder, variant: Variant) -> _Shown:
     difference = variant.comparison.difference if variant.comparison else None
     if difference is None:
         return _Shown(_NONE)
-    text = difference_text(ladder, difference.mean).removesuffix(" points")
-    return _Shown(text + _half_width(ladder, difference), difference.mean)
+    return _Shown(words.difference(ladder, difference, unit=False), difference.mean)
 
 
-def _half_width(ladder: Ladder, estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return ""
-    half = (estimate.high - estimate.low) / 2
-    return f" ± {100 * half:.1f}" if ladder.as_points else f" ± {half:.2g}"
-
-
-def _mean(estimate: Estimate | None, words: Any) -> _Shown:
-    return _Shown(_NONE) if estimate is None else _Shown(words(estimate.mean), estimate.mean)
+def _mean(estimate: Estimate | None, shown: Callable[[float], str]) -> _Shown:
+    return _Shown(_NONE) if estimate is None else _Shown(shown(estimate.mean), estimate.mean)
 
 
 def _ratio(value: float | None) -> _Shown:

@@ -41,10 +41,9 @@ def print_spec(ladder: Ladder, figure: Figure) -> dict[str, Any]:
     spec["layer"] = [layer for layer in spec["layer"] if layer.get("name") != INVISIBLE]
     config = ladder_config(ladder, "light", legend=bool(figure.key))
     if figure.key:
-        config["legend"] |= {
-            "symbolType": figure.key_symbol,
-            "symbolSize": 300 if figure.key_symbol == "stroke" else 90,
-        }
+        # A filled symbol without a stroke: dashes would fray it.
+        symbol = {"symbolSize": 300} if figure.key_symbol == "stroke" else {"symbolSize": 90, "symbolStrokeWidth": 0}
+        config["legend"] |= {"symbolType": figure.key_symbol, **symbol}
         colour = spec["encoding"]["color"] | {"legend": {"values": list(figure.key)}}
         spec["encoding"] = spec["encoding"] | {"color": colour}
     return {
