@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mptrain.cli.output import print_json, print_problem, stdout_kept_for_json
+from mptrain.cli.output import print_error, print_json, print_problem, stdout_kept_for_json
 from mptrain.cli.run_commands import AsJson
-from mptrain.errors import ConfigError
+from mptrain.errors import ConfigError, MptrainError, Preempted
 
 if TYPE_CHECKING:
     from mptrain.sweep.request import Request
@@ -54,6 +54,7 @@ def sweep(
         int | None, typer.Option(min=1, help=f"With --search: runs at each grid point; {DEFAULT_TRIALS} by default.")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop each run after this many applied steps.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the report as an HTML page.")] = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
 ) -> None:
@@ -67,6 +68,10 @@ def sweep(
 
     _check_options(search, trials, submit, retry_failed)
     speaks = not (quiet or as_json)
+    if html is not None:
+        from mptrain.report import vega
+
+        vega.library()  # raises now what it would raise after hours of training
     with stdout_kept_for_json(as_json):
         slots = make_slots(jobs, gpus)
         request = read_request(arguments, zipped=zipped, max_steps=max_steps, searches=search is not None)
@@ -83,6 +88,8 @@ def sweep(
                 stop_on_failure=stop_on_failure,
                 speaks=speaks,
             )
+        if not dry_run and result["status"] != Preempted.status:
+            result |= _report(result, html, speaks=speaks and not search)
     if result["error"]:
         print_problem(result["error"])
     if as_json:
@@ -129,9 +136,10 @@ def _sweep(
             print(notice)
     if dry_run:
         return _listed(rows, plan.notices, speaks=speaks)
+    stopped_by = None
     if hand_over is not None:
         submit_all(rows, hand_over)
-        stopped_by = None
+        _print_status(rows, speaks=speaks)
     else:
         stopped_by = _run(rows, Planned(rows), slots, stop_on_failure=stop_on_failure, speaks=speaks)
     return summarise(rows, stopped_by, plan.notices)
@@ -161,7 +169,7 @@ def _run(
     rows: Sequence[Row], source: Source, slots: Sequence[Slot], *, stop_on_failure: bool, speaks: bool
 ) -> str | None:
     """Run what waits, in view of the user; return the signal that stopped the sweep."""
-    from mptrain.cli.sweep_view import make_view, status_lines
+    from mptrain.cli.sweep_view import make_view
     from mptrain.sweep.runner import Runner
 
     view = make_view(speaks=speaks)
@@ -169,9 +177,15 @@ def _run(
         stopped_by = Runner(rows, source, slots, view, stop_on_failure=stop_on_failure).run()
     finally:
         view.close()
+    _print_status(rows, speaks=speaks)
+    return stopped_by
+
+
+def _print_status(rows: Sequence[Row], *, speaks: bool) -> None:
+    from mptrain.cli.sweep_view import status_lines
+
     if speaks:
         print("\n".join(status_lines(rows)))
-    return stopped_by
 
 
 def _listed(rows: Sequence[Row], notices: Sequence[str], *, speaks: bool) -> dict[str, Any]:
@@ -192,4 +206,33 @@ def _found(found: dict[str, Any], trials: int) -> str:
     done = ", ".join(f"{count} {state}" for state, count in found["trials"].items()) or "none yet"
     text = f"{found['label']}: {trials} trials: {done}"
     best = found["best"]
-    return text if best is None else f"{text}; best {best['metric']} {best['value']:.6g} in {best['run_dir']}"
+    return text if best is None else f"{text}; best {best['metric']} {best['value']:.6g} by {best['label']}"
+
+
+def _report(result: dict[str, Any], html: Path | None, *, speaks: bool) -> dict[str, Any]:
+    """Print the report of a sweep's runs and write it as a page; return what that changes of its result.
+
+    A report that cannot be made fails a sweep that went well, and is no more than a note beside one that did not.
+    """
+    folders = [Path(run["run_dir"]) for run in result["runs"] if run["exit_code"] is not None]
+    folders = [folder for folder in folders if (folder / "config.yaml").is_file()]
+    if not folders or not (speaks or html is not None):
+        return {}
+    from mptrain.cli.report_command import print_report
+    from mptrain.report.compare import compare
+
+    try:
+        found = compare(folders)
+        if html is not None:
+            from mptrain.report.html import write_html
+
+            write_html(found, html)
+    except MptrainError as error:
+        if result["exit_code"] != 0:
+            print_error(error)
+            return {}
+        return {"status": error.status, "exit_code": error.exit_code, "error": str(error)}
+    if speaks:
+        print()
+        print_report(found)
+    return {}

@@ -226,6 +226,6 @@ def status_lines(rows: Sequence[Row]) -> list[str]:
     width = max((len(shorten(row.run.label, _LABEL_CELLS)) for row in rows), default=0)
     return [
         f"{row.run.number:>4}  {shorten(row.run.label, _LABEL_CELLS):<{width}}  "
-        f"{ending(row) if row.outcome else row.state}"
+        f"{ending(row) if row.outcome else '  '.join(filter(None, (row.state, row.note)))}"
         for row in rows
     ]

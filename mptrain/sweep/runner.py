@@ -38,6 +38,8 @@ class Row:
     """None while it has not ended."""
     found: str = "new"
     """What the folder held before: new, to resume, running, finished."""
+    note: str = ""
+    """What else there is to say of its state."""
     finished_before: bool = False
     """It was not run now: an earlier sweep had finished it."""
     progress: Progress = field(default_factory=Progress)

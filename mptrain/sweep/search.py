@@ -19,6 +19,7 @@ from typing import Any
 
 from mptrain.catalog import load_config, to_yaml
 from mptrain.errors import CapabilityError, ConfigError
+from mptrain.sweep.child import Outcome
 from mptrain.sweep.folders import FAILED_FOR_GOOD, look
 from mptrain.sweep.plan import PlannedRun, make_plan
 from mptrain.sweep.request import Request, Space
@@ -100,11 +101,19 @@ class OptunaSearch:
             self._trials[row.run.run_dir] = point, trial
             if not state.is_finished():
                 self._take_up(point, row)
-            elif state == self._optuna.trial.TrialState.PRUNED:
-                row.prune()
-                row.finished_before = True
+            else:
+                self._settle(row, state)
         self.rows += rows
         return point
+
+    def _settle(self, row: Row, state: Any) -> None:
+        """Show a trial as the study knows it, also where its folder is gone or says that it was stopped."""
+        row.finished_before = True
+        if state == self._optuna.trial.TrialState.PRUNED:
+            row.prune()
+        elif row.outcome is None:
+            row.end(Outcome("ok" if state == self._optuna.trial.TrialState.COMPLETE else "diverged", 0))
+            row.note = "its folder is gone"
 
     def _take_up(self, point: _Point, row: Row) -> None:
         """Account for a trial that an earlier sweep left open."""
@@ -130,7 +139,7 @@ class OptunaSearch:
 
     def _run(self, point: _Point, trial: Any, number: int) -> PlannedRun:
         base = point.base
-        chosen = tuple(f"{key}={value}" for key, value in trial.params.items())
+        chosen = tuple(f"{key}={_written(value)}" for key, value in trial.params.items())
         overrides = (*base.overrides, *chosen)
         return replace(
             base,
@@ -183,6 +192,7 @@ class OptunaSearch:
             finding["best"] = {
                 "metric": point.study.user_attrs["metric"],
                 "value": sign * best.value,
+                "label": run.label,
                 "overrides": list(run.overrides),
                 "run_dir": str(run.run_dir),
             }
@@ -196,6 +206,11 @@ def _import_optuna() -> Any:
         raise CapabilityError("--search optuna: it is not installed; pip install mptrain[search]") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
+
+
+def _written(value: Any) -> str:
+    """Return a chosen value as an override has it; six digits of a number are enough, and can be read."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _suggest(trial: Any, key: str, choices: Range | tuple[str, ...]) -> None:

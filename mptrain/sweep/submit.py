@@ -18,7 +18,7 @@ from typing import Any
 
 from mptrain.config.yaml_reader import read_scalar
 from mptrain.durable import read_regular
-from mptrain.errors import CapabilityError, ConfigError, MptrainError, first_line
+from mptrain.errors import CapabilityError, ConfigError, MptrainError, first_line, one_line
 from mptrain.sweep.child import Outcome
 from mptrain.sweep.plan import PlannedRun
 from mptrain.sweep.runner import Row
@@ -94,32 +94,32 @@ def _with_submitit(settings: Sequence[str], folder: Path) -> Submit:
 
 
 def submit_all(rows: Sequence[Row], submit: Submit) -> None:
-    """Hand over every row that waits, unless it has been before and not begun since."""
+    """Hand over every row that waits, unless it has been before and has not begun since."""
     for row in rows:
         if row.state != "waiting":
             continue
-        if not is_pending(row.run.run_dir):
+        if is_pending(row.run.run_dir):
+            row.note = f"before, and it has not begun since; remove {row.run.run_dir / RECORD} to submit it again"
+        else:
             try:
-                _hand_over(row.run, submit)
+                row.note = one_line(_hand_over(row.run, submit))
             except MptrainError as error:
                 row.end(Outcome(error.status, error.exit_code, str(error)))
                 continue
         row.state = "submitted"
 
 
-def _hand_over(run: PlannedRun, submit: Submit) -> None:
-    record: dict[str, Any] = {
-        "schema": 1,
-        "time": datetime.now().isoformat(timespec="seconds"),
-        "time_ns": time.time_ns(),
-    }
+def _hand_over(run: PlannedRun, submit: Submit) -> str:
+    """Submit a run and record that; return what the scheduler said."""
+    now = {"time": datetime.now().isoformat(timespec="seconds"), "time_ns": time.time_ns()}  # it may begin at once
     said = submit(run)
-    record |= {"command": run.command(), "scheduler": said}
+    record = {"schema": 1, **now, "command": run.command(), "scheduler": said}
     try:
         run.run_dir.mkdir(parents=True, exist_ok=True)
         (run.run_dir / RECORD).write_text(indented(record))
     except OSError as error:
         raise cannot_write(run.run_dir / RECORD, error) from error
+    return said
 
 
 def is_pending(run_dir: Path) -> bool:

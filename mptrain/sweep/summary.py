@@ -6,7 +6,6 @@ Owns: both. Must not: print.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mptrain.errors import Preempted
@@ -75,8 +74,3 @@ def metric_of(result: Mapping[str, Any] | None) -> tuple[str, float | None] | No
         return None
     name = str(main["name"])
     return name, (result or {})["metrics"].get(name)
-
-
-def run_dirs(rows: Sequence[Row]) -> list[Path]:
-    """Return the folders that hold a run."""
-    return [row.run.run_dir for row in rows if (row.run.run_dir / "config.yaml").exists()]
