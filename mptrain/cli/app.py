@@ -29,6 +29,7 @@ from mptrain.cli import (
     sample_command,
     sweep_command,
     verify_command,
+    watch_command,
 )
 from mptrain.cli.output import failure, print_error, print_json, print_problem
 from mptrain.errors import CapabilityError, ConfigError, Interrupted, MptrainError
@@ -76,6 +77,7 @@ app.command("sweep")(sweep_command.sweep)
 app.command("bench")(bench_command.bench)
 app.command("report")(report_command.report)
 app.command("runs")(runs_command.runs)
+app.command("watch")(watch_command.watch)
 app.command("schema")(config_commands.schema)
 app.command("ls")(list_commands.ls)
 app.command("env")(env_command.env)

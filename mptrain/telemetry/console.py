@@ -7,23 +7,37 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from mptrain import environment
 from mptrain.telemetry.plain import PlainConsole, SilentConsole
 from mptrain.telemetry.records import Evaluation, Event, Progress, Reporter, RunInfo
 
 
+class View(Reporter, Protocol):
+    """A reporter for a person, who may leave before the run has ended."""
+
+    def leave(self, words: str) -> None:
+        """Stop showing the run, with a last line that says why."""
+
+
 def make_console(*, quiet: bool, json_output: bool) -> Reporter:
     """Return the live view on a terminal, plain lines elsewhere, and near silence for --quiet and --json."""
     if quiet or json_output or sys.stdout is None:
         return SilentConsole(sys.stderr)
-    if sys.stdout.isatty() and not environment.in_ci() and not environment.dumb_terminal():
+    return make_view(time.monotonic)
+
+
+def make_view(clock: Callable[[], float]) -> View:
+    """Return the live view on a terminal, plain lines elsewhere; `clock` returns the seconds that both go by."""
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    if on_terminal and not environment.in_ci() and not environment.dumb_terminal():
         from mptrain.telemetry.live import LiveConsole
 
-        return LiveConsole()
-    return PlainConsole(sys.stdout)
+        return LiveConsole(clock)
+    return PlainConsole(sys.stdout, clock)
 
 
 class Fanout:

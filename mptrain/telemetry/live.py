@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -56,9 +56,10 @@ def _point_loggers(old: TextIO, new: TextIO) -> None:
 
 
 class LiveConsole:
-    """The reporter for a terminal; writes to stdout."""
+    """The reporter for a terminal; writes to stdout. `clock` returns seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._console = Console(
             force_terminal=True, no_color=environment.no_color(), highlight=False, markup=False, emoji=False
         )
@@ -72,7 +73,7 @@ class LiveConsole:
         """Print what is known before the first step, and start the live block."""
         self._state = block.State(info)
         self._time_left = story.TimeLeft(info.total_steps)
-        self._received = time.monotonic()
+        self._received = self._clock()
         with self._terminal():
             self._print_rows(story.banner(info))
             for label, text in story.alarms(info):
@@ -93,7 +94,7 @@ class LiveConsole:
 
     def progress(self, progress: Progress) -> None:
         """Store what the next redraw shows."""
-        self._received = time.monotonic()
+        self._received = self._clock()
         self._state.progress = progress
         self._state.seconds_left = self._time_left.seconds(progress)
         if self._received - self._sparked >= SPARK_INTERVAL_S:
@@ -130,6 +131,12 @@ class LiveConsole:
             rows = story.summary(self._state.info, result, self._state.progress, self._main_metric)
             self._print_rows(rows, first_style=style)
 
+    def leave(self, words: str) -> None:
+        """Give the terminal back while the run goes on, with a last line."""
+        self._stop()
+        with self._terminal():
+            self._print([(words, block.DIM)])
+
     def _stop(self) -> None:
         """Remove the block and give the terminal back."""
         atexit.unregister(self._stop)
@@ -165,7 +172,7 @@ class LiveConsole:
     def _draw(self) -> _Drawn:
         """Return the block as it is now; called by rich before each redraw, mostly from its own thread."""
         state = self._state
-        waited = time.monotonic() - self._received
+        waited = self._clock() - self._received
         state.elapsed_s = (state.progress.wall_s if state.progress is not None else 0.0) + waited
         width, height = self._console.size
         self._rewind_wrapped(width)

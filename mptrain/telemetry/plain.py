@@ -123,6 +123,11 @@ class PlainConsole:
         self._out.line()
         self._out.rows(story.summary(self._info, result, self._last, self._main_metric))
 
+    def leave(self, words: str) -> None:
+        """Stop while the run goes on, with a last line."""
+        self._print_waiting()
+        self._out.line(words)
+
     def _print_waiting(self) -> None:
         if self._waiting is not None:
             self._print(self._waiting)

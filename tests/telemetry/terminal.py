@@ -24,16 +24,23 @@ def clean_environment(**changes: str) -> dict[str, str]:
 
 
 class Terminal:
-    """Runs `tests.telemetry.scripted_run` with stdout and stderr on a pty; stdin is a pipe."""
+    """Runs a module with stdout and stderr on a pty; stdin is a pipe."""
 
-    def __init__(self, *args: str, columns: int = 100, rows: int = 40, **environment: str) -> None:
+    def __init__(
+        self,
+        *args: str,
+        module: str = "tests.telemetry.scripted_run",
+        columns: int = 100,
+        rows: int = 40,
+        **environment: str,
+    ) -> None:
         self._master, slave = os.openpty()
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
         self._set_size(columns, rows)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.telemetry.scripted_run", *args],
+            [sys.executable, "-m", module, *args],
             stdin=subprocess.PIPE,
             stdout=slave,
             stderr=slave,
