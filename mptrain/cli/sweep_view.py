@@ -28,6 +28,8 @@ _REDRAW_S = 0.25
 _REPORT_EVERY_S = 30.0
 _BAR_CELLS = 12
 _LABEL_CELLS = 44
+_WIDE = 100
+"""Columns of a terminal from which on there is room for bars and speeds."""
 _COLOURS = {"ok": "green", "running": "cyan", "stopping": "yellow", "pruning": "yellow", "pruned": "yellow"}
 
 
@@ -122,18 +124,34 @@ class LiveTable(Silent):
 
     def _table(self, rows: Sequence[Row]) -> RenderableType:
         width, height = self._console.size
-        wide = width >= 100
+        wide = width >= _WIDE
+        names = {name for row in rows if (name := _metric(row)[0])}
         table = Table(box=None, padding=(0, 1), pad_edge=False)
         table.add_column("run", justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True, overflow="ellipsis", max_width=_LABEL_CELLS if wide else 24)
+        table.add_column("", no_wrap=True, overflow="ellipsis", max_width=_LABEL_CELLS)
         table.add_column("state", no_wrap=True)
-        table.add_column("progress", no_wrap=True)
-        for name in ("loss", "metric", "skips", *(("samples/s", "eta") if wide else ())):
+        table.add_column("steps", no_wrap=True)
+        last = ("samples/s", "eta") if wide else ("eta",)
+        for name in ("loss", names.pop() if len(names) == 1 else "metric", "skips", *last):
             table.add_column(name, justify="right", no_wrap=True)
         for row in visible(rows, height - 4 - bool(self._note)):
+            loss, metric, skips, speed, left = figures(row)
+            steps = bar(row, "#-" if self._console.options.ascii_only else "━·") if wide else _steps(row)
+            figure = metric.rpartition(" ")[2]
+            cells = [
+                str(row.run.number),
+                row.run.label,
+                row.state,
+                steps,
+                loss,
+                figure,
+                skips,
+                *([speed] if wide else []),
+            ]
             colour = _COLOURS.get(row.state, "red" if row.outcome else "dim")
-            cells = (str(row.run.number), row.run.label, row.state, bar(row), *figures(row))[: 9 if wide else 7]
-            table.add_row(*(Text(cell, style=colour if place == 2 else "") for place, cell in enumerate(cells)))
+            table.add_row(
+                *(Text(cell, style=colour if place == 2 else "") for place, cell in enumerate([*cells, left]))
+            )
         lines = [Text(counts(rows), style="bold")] + ([Text(self._note, style="yellow")] if self._note else [])
         return Group(table, *lines)
 
@@ -169,15 +187,18 @@ def _seconds_left(rows: Sequence[Row]) -> float | None:
     return (left + waiting * each) / len(at_work)
 
 
-def bar(row: Row) -> str:
-    """Return e.g. `━━━━━━······  240/468`."""
-    progress = row.progress
-    if progress.steps_done is None:
-        return ""
-    if not progress.total_steps:
-        return f"step {progress.steps_done}"
-    filled = min(_BAR_CELLS, round(_BAR_CELLS * progress.steps_done / progress.total_steps))
-    return f"{'━' * filled}{'·' * (_BAR_CELLS - filled)} {progress.steps_done}/{progress.total_steps}"
+def bar(row: Row, cells: str = "━·") -> str:
+    """Return e.g. `━━━━━━······  240/468`; `cells` are a full one and an empty one."""
+    done, total = row.progress.steps_done, row.progress.total_steps
+    if done is None or not total:
+        return _steps(row)
+    filled = min(_BAR_CELLS, round(_BAR_CELLS * done / total))
+    return f"{cells[0] * filled}{cells[1] * (_BAR_CELLS - filled)} {_steps(row)}"
+
+
+def _steps(row: Row) -> str:
+    done = row.progress.steps_done
+    return "" if done is None else f"{done}/{row.progress.total_steps or '?'}"
 
 
 def figures(row: Row) -> tuple[str, ...]:
@@ -188,28 +209,28 @@ def figures(row: Row) -> tuple[str, ...]:
     skips = result.get("skipped_steps", progress.skipped_steps)
     speed = result.get("samples_per_s", progress.samples_per_s)
     left = None if row.outcome else progress.seconds_left()
+    name, value = _metric(row)
     return (
         "" if loss is None else human.number(loss),
-        _metric(row),
+        "" if name is None else f"{name} {human.number(value)}",
         "" if skips is None else str(skips),
         "" if speed is None else f"{speed:,.0f}",
         "" if left is None else human.duration(left),
     )
 
 
-def _metric(row: Row) -> str:
+def _metric(row: Row) -> tuple[str | None, float | None]:
+    """Return name and value of the main metric, as far as they are known."""
     found = metric_of(row.outcome.result if row.outcome else None)
-    if found is None and row.progress.evaluations and row.progress.metric:
-        found = row.progress.metric, row.progress.evaluations[-1]
-    return "" if found is None else f"{found[0]} {human.number(found[1])}"
+    if found is None and row.progress.evaluations:
+        return row.progress.metric, row.progress.evaluations[-1]
+    return found or (None, None)
 
 
 def standing(row: Row) -> str:
     """Return where a run that is at work stands."""
     loss, metric, skips, speed, left = figures(row)
-    done = row.progress.steps_done
-    step = "" if done is None else f"{done}/{row.progress.total_steps or '?'}"
-    labelled = {"step": step, "loss": loss, "": metric, "skipped": skips, "samples/s": speed, "eta": left}
+    labelled = {"step": _steps(row), "loss": loss, "": metric, "skipped": skips, "samples/s": speed, "eta": left}
     return "  ".join([row.state, *(f"{label} {text}".strip() for label, text in labelled.items() if text)])
 
 

@@ -1,0 +1,72 @@
+"""What a person sees of a sweep: plain lines, and which of many runs a screen has room for."""
+
+import io
+import time
+
+from mptrain.cli.sweep_view import PlainLines, counts, status_lines, visible
+from mptrain.sweep.child import Outcome
+from mptrain.sweep.follow import Progress
+from mptrain.sweep.plan import make_plan
+from mptrain.sweep.request import read_request
+from mptrain.sweep.runner import Row
+from mptrain.sweep.slots import make_slots, num_cores
+
+RESULT = {
+    "metrics": {"accuracy": 0.75},
+    "main_metric": {"name": "accuracy", "higher_is_better": True},
+    "train_loss": 1.25,
+    "skipped_steps": 2,
+}
+
+
+def rows_of(count: int) -> list[Row]:
+    request = read_request(["small.yaml", f"seed=0..{count - 1}"])
+    return [Row(run) for run in make_plan(request.configs, request.axes).runs]
+
+
+def test_plain_lines(here):
+    row = rows_of(2)[0]
+    out, now = io.StringIO(), [0.0]
+    view = PlainLines(out, lambda: now[0])
+    row.state, row.progress = "running", Progress(40, 0, 10, 1.5, 1, 99.0, 3.0, "accuracy", [0.5])
+    view.began(row)
+    view.refresh([row])
+    now[0] = 30.0
+    view.refresh([row])
+    view.refresh([row])
+    row.seconds = 61.0
+    row.end(Outcome("diverged", 3, "the loss is nan\nmore", RESULT))
+    view.ended(row)
+    assert out.getvalue().splitlines() == [
+        "run 1  seed=0  begins in runs/small/seed-0",
+        "run 1  seed=0  running  step 10/40  loss 1.5000  accuracy 0.5000  skipped 1  samples/s 99  eta 0:09",
+        "1 runs: 1 running",
+        "run 1  seed=0  diverged (the loss is nan)  loss 1.2500  accuracy 0.7500  skipped 2  1:01",
+    ]
+
+
+def test_fifty_runs_fit_a_screen(here):
+    rows = rows_of(50)
+    for number, row in enumerate(rows[:20]):
+        row.began, row.seconds = 10.0 * number, 5.0
+        row.end(Outcome("ok", 0, None, RESULT))
+    for row in rows[20:22]:
+        row.state, row.began = "running", time.monotonic()
+    shown = visible(rows, 10)
+    assert [row.run.number for row in shown] == [21, 22, 20, 19, 18, 17, 16, 15, 14, 13]
+    assert visible(rows, 60) == rows
+    assert counts(rows) == "50 runs: 20 ok, 2 running, 28 waiting; about 1:15 to go"
+    assert len(status_lines(rows)) == 50
+
+
+def test_slots_share_cores_and_take_gpus_in_turn(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (alone,) = make_slots(None, None)
+    assert "OMP_NUM_THREADS" not in alone.environment
+    pair = make_slots(2, None)
+    assert [slot.environment["OMP_NUM_THREADS"] for slot in pair] == [str(max(1, num_cores() // 2))] * 2
+    gpus = make_slots(None, "0, GPU-ab")
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in gpus] == ["0", "GPU-ab"]
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in make_slots(3, "0,1")] == ["0", "1", "0"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert make_slots(2, None)[0].environment["OMP_NUM_THREADS"] == "7"
