@@ -36,7 +36,7 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
             if figure.spec is None:
                 continue
             spec = print_spec(ladder, figure)
-            svg = vega.vegalite_to_svg(spec, allowed_base_urls=[])
+            svg = _renumbered(vega.vegalite_to_svg(spec, allowed_base_urls=[]))
             png = vega.svg_to_png(svg, scale=_PNG_SCALE)
             for path, content in ((f"{stem}-{figure.name}.svg", svg.encode()), (f"{stem}-{figure.name}.png", png)):
                 paths.append(folder / path)
@@ -51,6 +51,12 @@ def ladder_stems(ladders: tuple[Ladder, ...]) -> list[str]:
         words = re.sub(r"[^a-z0-9]+", "-", ladder.title.lower()).strip("-")[:_NAME_LENGTH].strip("-") or "ladder"
         stems.append(words if words not in stems else f"{words}-{number}")
     return stems
+
+
+def _renumbered(svg: str) -> str:
+    """Return the picture with its clip paths counted from 0: Vega counts on through a process."""
+    numbers: dict[str, int] = {}
+    return re.sub(r"(id=\"|url\(#)clip(\d+)", lambda m: f"{m[1]}clip{numbers.setdefault(m[2], len(numbers))}", svg)
 
 
 def _write(path: Path, content: bytes) -> None:

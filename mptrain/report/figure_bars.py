@@ -48,8 +48,10 @@ def _scatter(ladder: Ladder, timed: list[tuple[Variant, Estimate, Estimate]]) ->
         rows.append({"variant": variant.label, **ends(metric, factor), **along})
         cells.append((variant.label, *interval_cells(metric, factor)[:3], *interval_cells(speed)[:3]))
     x = x_axis("samples/s", "speed_mean", tickCount=5)
+    if any(speed.low is not None and speed.low < 0 for _, _, speed in timed):
+        x["scale"] |= {"domainMin": 0}  # two seeds may leave room for less than nothing; the table has the figure
     y = x_axis(metric_title(ladder), "mean", tickCount=6)
-    whisker = {"type": "rule", "strokeWidth": 1.4}
+    whisker = {"type": "rule", "strokeWidth": 1.4, "clip": True}
     dashed = {"strokeDash": dash(ladder) | {"legend": None}}
     shape = {"field": "variant", "type": "nominal", "scale": {"domain": labels(ladder), "range": _shapes(ladder)}}
     tooltip = _tooltip(("variant", "mean", "speed_mean"))
@@ -171,7 +173,8 @@ def differences(ladder: Ladder) -> Figure:
         spec["layer"].insert(
             0, {"data": {"values": [{}]}, "mark": {"type": "rect", "style": "noise-floor"}, "encoding": band}
         )
-        text += f"Band: the noise floor, the seed-to-seed spread of the baseline (± {words.spread(ladder, ladder.noise_floor)}). "
+        size = words.spread(ladder, ladder.noise_floor)
+        text += f"Band: the noise floor, the seed-to-seed spread of the baseline (± {size}). "
     detail = " ".join(f"{v.label}: {words.difference(ladder, d)}, {c.outcome}." for v, c, d in known)
     cells = tuple((v.label, *interval_cells(d, factor), c.p_value, c.outcome) for v, c, d in known)
     columns = ("variant", f"difference{unit}", "low", "high", "seeds", "adjusted p", "outcome")
@@ -186,12 +189,12 @@ def _intervals(ladder: Ladder, rows: list[dict[str, Any]], names: list[str], tit
     whisker = {"mark": {"type": "rule", "strokeWidth": 2}}
     whisker |= {"encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}, "y": y, "color": hue}}
     dot = {"mark": {"type": "point", "filled": True, "size": 80, "opacity": 1}}
-    dot |= {"encoding": {"x": x, "y": y, "color": hue, "tooltip": _tooltip(("variant", "mean", "low", "high"))}}
+    dot |= {"encoding": {"x": x, "y": y, "color": hue, "tooltip": _tooltip(("variant", "mean", "interval"))}}
     return {"data": {"values": rows}, "height": _ROW_HEIGHT * len(names), "layer": [whisker, dot]}
 
 
 def _tooltip(fields: tuple[str, ...]) -> list[dict[str, str]]:
-    texts = ("variant", "label")
+    texts = ("variant", "label", "interval")
     return [{"field": field, "type": "nominal" if field in texts else "quantitative"} for field in fields]
 
 

@@ -33,6 +33,7 @@ from mptrain.telemetry import human
 _HOVER_POINTS = 2000  # invisible marks that carry the tooltips of one chart
 _SKIP_MARKS = 200  # of one run
 _TABLE_STEPS = 6
+_SCALE_LABELS = 8
 _CROSS = "M-1,-1L1,1M1,-1L-1,1"
 
 Row = dict[str, Any]
@@ -76,20 +77,30 @@ def loss_scale(ladder: Ladder, max_points: int) -> Figure:
     rows = [row for row in _rows(ladder, runs, max_points, 1.0) if row["y"] is not None and row["y"] > 0]
     crosses = [cross for variant, member, curve in runs for cross in _skip_marks(variant, member, curve)]
     spec = _lines(ladder, rows, "loss scale")
-    low, high = min(row["y"] for row in rows), max(row["y"] for row in rows)
-    y = spec["encoding"]["y"]
-    # A factor of two of air, so that a scale that never moved is a line with a labelled axis too.
-    y["scale"] = {"type": "log", "base": 2, "domain": [low / 2, high * 2], "nice": False}
-    y["axis"] |= {"labelExpr": "'2^' + format(log(datum.value) / LN2, '.3~r')", "tickCount": 8}
+    _powers_of_two(spec["encoding"]["y"], [row["y"] for row in rows])
     spec["layer"][0]["mark"]["interpolate"] = "step-after"
-    mark = {"type": "point", "shape": _CROSS, "size": 36, "strokeWidth": 1.8, "tooltip": True}
-    spec["layer"].append({"data": {"values": crosses}, "mark": mark})
+    if crosses:
+        mark = {"type": "point", "shape": _CROSS, "size": 36, "strokeWidth": 1.8, "tooltip": True}
+        spec["layer"].append({"data": {"values": crosses}, "mark": mark})
     columns, cells = _table(ladder, runs, 1.0)
     cells = tuple((*row, run[1].skipped_steps) for row, run in zip(cells, runs, strict=True))
     columns = (*columns, "skipped steps")
     text = f"Loss scale of {words.counted(len(runs), 'run')} over applied steps; a cross marks a skipped step. "
     text += _skips_text(ladder)
     return Figure("loss-scale", title, text, "", spec, columns, cells, _key(runs), "stroke")
+
+
+def _powers_of_two(y: dict[str, Any], values: list[float]) -> None:
+    """Make a y encoding a log2 axis that is labelled at whole powers of two only."""
+    # A power of two of air, so that a scale that never moved is a line between two labels.
+    low, high = math.floor(math.log2(min(values))) - 1, math.ceil(math.log2(max(values))) + 1
+    every = max(1, round((high - low) / _SCALE_LABELS))
+    y["scale"] = {"type": "log", "base": 2, "domain": [2.0**low, 2.0**high], "nice": False}
+    y["axis"] |= {
+        "values": [2.0**exponent for exponent in range(low, high + 1, every)],
+        "labelExpr": "'2^' + format(log(datum.value) / LN2, 'd')",
+        "labelOverlap": False,
+    }
 
 
 def _key(runs: list[tuple[Variant, Member, Curve]]) -> tuple[str, ...]:

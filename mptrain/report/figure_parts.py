@@ -110,19 +110,19 @@ def metric_text(ladder: Ladder, value: float | None) -> str:
     return human.percent(value) if ladder.as_points else human.number(value)
 
 
-def ends(estimate: Estimate, factor: float = 1.0) -> dict[str, float | None]:
-    """Return the mean and the ends of the interval, as a row of data."""
-    low, high = estimate.low, estimate.high
-    return {
-        "mean": estimate.mean * factor,
-        "low": None if low is None else low * factor,
-        "high": None if high is None else high * factor,
-    }
+def ends(estimate: Estimate, factor: float = 1.0) -> dict[str, float | str]:
+    """Return the mean and its interval as a row of data; without an interval the whisker has no length."""
+    mean = estimate.mean * factor
+    if estimate.low is None or estimate.high is None:
+        return {"mean": mean, "low": mean, "high": mean, "interval": "none, from one run"}
+    low, high = estimate.low * factor, estimate.high * factor
+    return {"mean": mean, "low": low, "high": high, "interval": f"{low:.4g} to {high:.4g}"}
 
 
 def interval_cells(estimate: Estimate, factor: float = 1.0) -> tuple[Cell, ...]:
     """Return mean, low, high and number of runs, as cells of a table."""
-    return (*ends(estimate, factor).values(), estimate.n)
+    bounds = (None if bound is None else bound * factor for bound in (estimate.low, estimate.high))
+    return (estimate.mean * factor, *bounds, estimate.n)
 
 
 def capital(text: str) -> str:

@@ -94,7 +94,8 @@ def _data(stems: Sequence[str], ladders: Sequence[Ladder], figures: Sequence[Seq
 def _heading(report: Report) -> str:
     runs = sum(len(variant.members) for ladder in report.ladders for variant in ladder.variants)
     variants = sum(len(ladder.variants) for ladder in report.ladders)
-    said = f"{words.counted(runs, 'run')}, {words.counted(variants, 'variant')}, {words.counted(len(report.ladders), 'ladder')}."
+    counts = ((runs, "run"), (variants, "variant"), (len(report.ladders), "ladder"))
+    said = f"{', '.join(words.counted(*count) for count in counts)}."
     if report.problems:
         folders = words.counted(len(report.problems), "run folder")
         said += f' <a href="#problems">{folders} could not be read.</a>'

@@ -5,17 +5,17 @@ Owns: cells, and what a table sorts by. Must not: compute statistics, or read fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from mptrain.report import words
+from mptrain.report import cells, words
 from mptrain.report.figure_parts import Cell, Figure, metric_text
 from mptrain.report.model import Estimate, Ladder, Variant
 from mptrain.telemetry import human
 
-_NONE = "\u2013"
+_NONE = human.NOT_AVAILABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,59 +39,48 @@ def ladder_table(ladder: Ladder, caption: str) -> str:
 
 
 def _ladder_columns(ladder: Ladder) -> list[_Column]:
-    variants = ladder.variants
+    columns = [_Column("variant", False, [_Shown(v.label + " (baseline)" * v.is_baseline) for v in ladder.variants])]
 
-    def numbers(title: str, cells: Iterable[_Shown]) -> _Column:
-        return _Column(title, True, list(cells))
+    def add(title: str, text: Callable[[Variant], str], key: Callable[[Variant], float | None] | None = None) -> None:
+        shown = [_Shown(text(v), None if key is None else key(v)) for v in ladder.variants]
+        columns.append(_Column(title, key is not None, shown))
 
-    return [
-        _Column("variant", False, [_Shown(v.label + (" (baseline)" if v.is_baseline else "")) for v in variants]),
-        numbers(ladder.metric, (_metric_cell(ladder, v.metric) for v in variants)),
-        numbers("difference", (_difference_cell(ladder, v) for v in variants)),
-        _Column("outcome", False, [_Shown(v.comparison.outcome if v.comparison else _NONE) for v in variants]),
-        numbers(f"time to baseline's {ladder.metric}", (_mean(v.seconds_to_target, human.duration) for v in variants)),
-        numbers("samples/s", (_mean(v.samples_per_s, lambda speed: f"{speed:,.0f}") for v in variants)),
-        numbers("speed-up", (_ratio(v.speedup) for v in variants)),
-        numbers("peak memory", (_mean(v.peak_memory_bytes, lambda size: human.size(round(size))) for v in variants)),
-        numbers("memory ratio", (_ratio(v.memory_ratio) for v in variants)),
-        numbers("skipped steps", (_mean(v.skipped_steps, lambda skips: f"{skips:g}") for v in variants)),
-        numbers("final loss scale", (_loss_scale(v) for v in variants)),
-        _Column("status", False, [_Shown(statuses_text(v.statuses)) for v in variants]),
-    ]
-
-
-def _metric_cell(ladder: Ladder, metric: Estimate | None) -> _Shown:
-    if metric is None:
-        return _Shown(_NONE)
-    return _Shown(words.metric(ladder, metric), metric.mean)
-
-
-def _difference_cell(ladder: Ladder, variant: Variant) -> _Shown:
-    difference = variant.comparison.difference if variant.comparison else None
-    if difference is None:
-        return _Shown(_NONE)
-    return _Shown(words.difference(ladder, difference, unit=False), difference.mean)
+    add(ladder.metric, lambda v: words.metric(ladder, v.metric), lambda v: _mean(v.metric))
+    if ladder.baseline is not None:
+        add("difference", lambda v: cells.difference(ladder, v), _mean_difference)
+        add("outcome", lambda v: v.comparison.outcome if v.comparison else "baseline")
+        add(f"time {cells.target_title(ladder)}", cells.to_target, lambda v: _mean(v.seconds_to_target))
+    add("samples/s", cells.samples_per_s, lambda v: _mean(v.samples_per_s))
+    if ladder.baseline is not None:
+        add("speed-up", cells.speedup, lambda v: v.speedup)
+    add("peak memory", cells.memory, lambda v: _mean(v.peak_memory_bytes))
+    if ladder.baseline is not None:
+        add(
+            "memory ratio",
+            lambda v: _NONE if v.memory_ratio is None else f"{v.memory_ratio:.2f}",
+            lambda v: v.memory_ratio,
+        )
+    add("skipped steps", cells.skips, _total_skips)
+    add("final loss scale", cells.loss_scale, _largest_scale)
+    add("runs", cells.statuses)
+    return columns
 
 
-def _mean(estimate: Estimate | None, shown: Callable[[float], str]) -> _Shown:
-    return _Shown(_NONE) if estimate is None else _Shown(shown(estimate.mean), estimate.mean)
+def _mean(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.mean
 
 
-def _ratio(value: float | None) -> _Shown:
-    return _Shown(_NONE) if value is None else _Shown(f"{value:.2f}", value)
+def _mean_difference(variant: Variant) -> float | None:
+    return _mean(variant.comparison.difference) if variant.comparison else None
 
 
-def _loss_scale(variant: Variant) -> _Shown:
-    scales = sorted({m.final_loss_scale for m in variant.members if m.final_loss_scale is not None})
-    if not scales:
-        return _Shown(_NONE)
-    ends = scales if len(scales) < 2 else [scales[0], scales[-1]]
-    return _Shown(" to ".join(human.scale(scale) for scale in ends), scales[-1])
+def _total_skips(variant: Variant) -> float | None:
+    known = [member.skipped_steps for member in variant.members if member.skipped_steps is not None]
+    return sum(known) if known else None
 
 
-def statuses_text(statuses: Mapping[str, int]) -> str:
-    """Return e.g. `3 ok` or `1 diverged, 2 ok`."""
-    return ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+def _largest_scale(variant: Variant) -> float | None:
+    return max((m.final_loss_scale for m in variant.members if m.final_loss_scale is not None), default=None)
 
 
 def runs_table(ladder: Ladder) -> str:
@@ -135,8 +124,8 @@ def figure_table(figure: Figure) -> str:
     """Return the table of the figures behind a chart."""
     columns = []
     for i, title in enumerate(figure.columns):
-        cells = [row[i] for row in figure.rows]
-        columns.append(_Column(title, any(isinstance(c, (int, float)) for c in cells), [_cell(c) for c in cells]))
+        below = [row[i] for row in figure.rows]
+        columns.append(_Column(title, any(isinstance(c, (int, float)) for c in below), [_cell(c) for c in below]))
     return _table(figure.title, columns)
 
 

@@ -35,7 +35,10 @@
   async function drawAll() {
     delete document.documentElement.dataset.charts;
     for (const group of document.querySelectorAll(".key")) fillKey(group);
-    for (const plot of document.querySelectorAll(".plot")) await draw(plot);
+    for (const plot of document.querySelectorAll(".plot")) {
+      await draw(plot);
+      await new Promise((resolve) => setTimeout(resolve)); // the page can be read and scrolled meanwhile
+    }
     document.documentElement.dataset.charts = "drawn";
   }
 

@@ -10,9 +10,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from mptrain.report import words
+from mptrain.report import cells, words
 from mptrain.report.model import Ladder, Report, Variant
-from mptrain.report.verdict import is_emulated
 from mptrain.telemetry import human
 
 Tone = Literal["title", "plain", "good", "bad", "unsure", "aside"]
@@ -110,81 +109,23 @@ def _columns(ladder: Ladder) -> list[_Column]:
     columns = [
         _Column("variant", [_label(variant, ladder) for variant in variants], 0),
         _Column(ladder.metric, [words.metric(ladder, variant.metric) for variant in variants], 0),
-        _Column("difference", [_difference(ladder, variant) for variant in variants], 7),
-        _Column(_target(ladder), [_to_target(variant) for variant in variants], 3),
-        _Column("samples/s", [_samples(variant) for variant in variants], 5),
-        _Column("speed-up", [_speedup(variant) for variant in variants], 6),
-        _Column("memory", [_memory(variant) for variant in variants], 4),
-        _Column("skips", [_skips(variant) for variant in variants], 2),
-        _Column("loss scale", [_scale(variant) for variant in variants], 1),
-        _Column("runs", [_statuses(variant) for variant in variants], 0),
+        _Column("difference", [cells.difference(ladder, variant) for variant in variants], 7),
+        _Column(cells.target_title(ladder), [cells.to_target(variant) for variant in variants], 3),
+        _Column("samples/s", [cells.samples_per_s(variant) for variant in variants], 5),
+        _Column("speed-up", [cells.speedup(variant) for variant in variants], 6),
+        _Column("memory", [cells.memory(variant) for variant in variants], 4),
+        _Column("skips", [cells.skips(variant) for variant in variants], 2),
+        _Column("loss scale", [cells.loss_scale(variant) for variant in variants], 1),
+        _Column("runs", [cells.statuses(variant) for variant in variants], 0),
     ]
     return columns if ladder.baseline else [column for column in columns if not _needs_baseline(column, ladder)]
 
 
 def _needs_baseline(column: _Column, ladder: Ladder) -> bool:
-    return column.header in ("difference", "speed-up", _target(ladder))
+    return column.header in ("difference", "speed-up", cells.target_title(ladder))
 
 
 def _label(variant: Variant, ladder: Ladder) -> str:
     label = human.one_line(variant.label)
     short = label if len(label) <= _LABEL_WIDTH else f"{label[: _LABEL_WIDTH - 3]}..."
     return f"{short} *" if variant.is_baseline and len(ladder.variants) > 1 else short
-
-
-def _target(ladder: Ladder) -> str:
-    """Return the header of the time until the baseline's mean metric."""
-    base = next((variant for variant in ladder.variants if variant.is_baseline), None)
-    if base is None or base.metric is None:
-        return "time to *"
-    return f"to {human.percent(base.metric.mean) if ladder.as_points else human.number(base.metric.mean)}"
-
-
-def _difference(ladder: Ladder, variant: Variant) -> str:
-    if variant.is_baseline:
-        return "baseline"
-    found = variant.comparison.difference if variant.comparison else None
-    return words.difference(ladder, found, unit=False) if found else human.NOT_AVAILABLE
-
-
-def _to_target(variant: Variant) -> str:
-    found = variant.seconds_to_target
-    if found is None:
-        return human.NOT_AVAILABLE
-    finished = sum(member.metric is not None for member in variant.members)
-    short = f" ({found.n}/{finished})" if found.n < finished else ""
-    return f"{human.duration(found.mean) if found.mean >= 10 else f'{found.mean:.1f} s'}{short}"
-
-
-def _samples(variant: Variant) -> str:
-    if is_emulated(variant):
-        return "emulated"
-    found = variant.samples_per_s
-    return human.speed(found.mean if found else None, emulated=False).removesuffix(" samples/s")
-
-
-def _speedup(variant: Variant) -> str:
-    return human.NOT_AVAILABLE if variant.speedup is None else f"{variant.speedup:.2f}x"
-
-
-def _memory(variant: Variant) -> str:
-    found = variant.peak_memory_bytes
-    return human.size(round(found.mean) if found else None)
-
-
-def _skips(variant: Variant) -> str:
-    """Return the skipped steps of all runs together."""
-    known = [member.skipped_steps for member in variant.members if member.skipped_steps is not None]
-    return str(sum(known)) if known else human.NOT_AVAILABLE
-
-
-def _scale(variant: Variant) -> str:
-    scales = sorted({member.final_loss_scale for member in variant.members if member.final_loss_scale is not None})
-    if not scales:
-        return "none"
-    ends = [human.scale(scale) for scale in (scales[0], scales[-1])]
-    return ends[0] if len(scales) == 1 else f"{ends[0]}-{ends[1]}"
-
-
-def _statuses(variant: Variant) -> str:
-    return ", ".join(f"{count} {status}" for status, count in variant.statuses.items())

@@ -1,6 +1,7 @@
 """A page in headless Chromium, driven by the DevTools protocol: what it logs, asks the network for, and looks like."""
 
 import base64
+import contextlib
 import itertools
 import json
 import os
@@ -29,31 +30,29 @@ class Browser:
     """A Chromium process with one page; use as a context."""
 
     def __enter__(self):
-        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        command = [chromium(), "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={self._profile.name}"]
-        # A container's root has no sandbox, and often a small /dev/shm; background services would ask the network.
-        command += ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
-        command += ["--no-first-run", "--hide-scrollbars", "about:blank"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self._ids = itertools.count(1)
-        self.events = []
-        self._socket = connect(self._address(), max_size=None)
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.send(f"{domain}.enable")
+        with contextlib.ExitStack() as stack:
+            self._profile = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            command = [chromium(), "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={self._profile}"]
+            # A container's root has no sandbox, and often a small /dev/shm; background services would ask the network.
+            command += ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
+            command += ["--no-first-run", "--hide-scrollbars", "about:blank"]
+            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(self._process.wait, WAIT_S)
+            stack.callback(self._process.terminate)
+            self._ids, self._session, self.events = itertools.count(1), None, []
+            self._socket = stack.enter_context(connect(self._address(), max_size=None))
+            target = self.send("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self.send(f"{domain}.enable")
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_):
-        self._socket.close()
-        self._process.terminate()
-        self._process.wait(WAIT_S)
-        self._profile.cleanup()
-
-    _session = None
+        self._stack.close()
 
     def _address(self):
-        file = Path(self._profile.name, "DevToolsActivePort")
+        file = Path(self._profile, "DevToolsActivePort")
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
             if file.exists() and len(lines := file.read_text().splitlines()) == 2:
