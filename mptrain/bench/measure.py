@@ -16,7 +16,7 @@ import torch
 
 from mptrain.bench.loader import loader_rate
 from mptrain.bench.memory import Largest, largest_micro_batch, planned_activations
-from mptrain.bench.modes import BASELINE, LeftOut, choose
+from mptrain.bench.modes import BASELINE, LeftOut, choose, lacking
 from mptrain.bench.products import Products, count_products
 from mptrain.bench.rates import Rate, matrix_rate, product_rate
 from mptrain.bench.reasons import Figures, explanation, reasons
@@ -32,6 +32,8 @@ from mptrain.trainer.materials import describe_data, describe_model
 
 _BUSY = 0.5
 """A load of more than this per core before the bench is warned of."""
+_MOST_MFU = 1.1
+"""A step that is faster than large matrices runs on other kernels than these: their rate is no measure of it."""
 _NOISY = 0.1
 """A spread of more than this among rounds is warned of."""
 
@@ -198,7 +200,7 @@ def _mode(stand: Stand, row: _Row, products: Products, rates: _Rates, tf32: floa
     median_s = timed.median_ms and timed.median_ms / 1e3
     samples_per_s = stand.samples_per_step / median_s if median_s else None
     tokens = stand.tokens_per_sample
-    figures = _figures(row, products, rates, tf32)
+    figures = _figures(stand, row, products, rates, tf32)
     problem = timed.problem
     return {
         "name": contestant.name,
@@ -243,10 +245,11 @@ def _mfu(row: _Row, products: Products, rates: _Rates, median_s: float | None) -
     """Return the step's products a second, by the measured rate of the one format that they run in; None if several."""
     if not (median_s and products.flops and row.computed in rates.large):
         return None
-    return products.flops / median_s / rates.large[row.computed].flops_per_s
+    share = products.flops / median_s / rates.large[row.computed].flops_per_s
+    return share if share <= _MOST_MFU else None
 
 
-def _figures(row: _Row, products: Products, rates: _Rates, tf32: float | None) -> Figures:
+def _figures(stand: Stand, row: _Row, products: Products, rates: _Rates, tf32: float | None) -> Figures:
     contestant, large = row.timed.contestant, rates.large
     fmt = row.computed
     return Figures(
@@ -254,7 +257,7 @@ def _figures(row: _Row, products: Products, rates: _Rates, tf32: float | None) -
         computed=fmt,
         emulated=contestant.emulated,
         level=contestant.level,
-        level_reason=contestant.reason,
+        level_reason=lacking(contestant, stand.device),
         speed_up=row.speed_up,
         shares=row.shares.as_dict() if row.shares else None,
         rate=large[fmt].flops_per_s if fmt in large else None,

@@ -86,3 +86,15 @@ def _contestant(config: RunConfig, mode: str, device: torch.device, *, emulate: 
     }
     in_mode = {"precision": config.precision.model_copy(update=changes), "debug": DebugConfig()}
     return Contestant(mode, config.model_copy(update=in_mode), emulated, found.level, found.reason)
+
+
+def lacking(contestant: Contestant, device: torch.device) -> str | None:
+    """Return what the device lacks for fast arithmetic in a mode; None where it lacks nothing."""
+    if contestant.level != "slow":
+        return None
+    if device.type == "cpu" and get_mode(contestant.mode).computed == "fp16":
+        # `capability` speaks of layers; what matters here is the instructions of AVX512_FP16 or AMX.
+        known = torch.cpu.get_capabilities()
+        has = known.get("avx512_fp16") or known.get("amx_fp16")
+        return None if has else "no AVX512_FP16 or AMX_FP16 instructions"
+    return contestant.reason

@@ -41,7 +41,8 @@ class Figures:
     """The one format that its products run in; None: several, or FP8 operands."""
     emulated: bool
     level: str
-    level_reason: str
+    level_reason: str | None
+    """What the hardware lacks; None: nothing, or it is not known."""
     speed_up: dict[str, Any] | None
     shares: dict[str, float | None] | None
     rate: float | None
@@ -89,7 +90,8 @@ def explanation(figures: Figures) -> str:
     told = [reason.text for reason in reasons(figures)[:_TOLD]]
     said = verdict(figures.speed_up)
     if not told:
-        return f"{said}; nothing that was measured explains it" if not is_faster(figures.speed_up) else said
+        is_slower = len(figures.speed_up["rounds"]) > 1 and figures.speed_up["max"] < 1
+        return f"{said}; nothing that was measured explains it" if is_slower else said
     return f"{said}; {'what holds it back' if is_faster(figures.speed_up) else 'why'}: {'; '.join(told)}"
 
 
@@ -99,10 +101,10 @@ def _of_the_device(f: Figures) -> list[Reason]:
     fmt = (f.computed or f.mode).upper()
     products = (f.shares or {}).get("products")
     if f.rate and f.rate_fp32 and f.computed not in (None, "fp32") and f.rate / f.rate_fp32 < _NO_GAIN:
-        why = f" ({f.level_reason})" if f.level == "slow" else ""
+        why = f" ({f.level_reason})" if f.level_reason else ""
         text = f"this device multiplies large matrices in {fmt} at {f.rate / f.rate_fp32:.2f} times its FP32 rate{why}"
         found.append(Reason("no_faster_arithmetic", products if products is not None else 0.9, text))
-    elif f.level == "slow":
+    elif f.level == "slow" and f.level_reason:
         found.append(Reason("no_native_arithmetic", 0.5, f.level_reason))
     return found
 

@@ -4,7 +4,7 @@ Owns: two passes. The first takes the trainer's step with the device brought to 
 rest of the step ("optimizer": unscaling, clipping, update, scale). The second watches each operator: what multiplies
 matrices, and what converts numbers between formats; on a GPU it sums their kernels as torch's profiler sees them, on a
 CPU the operators' own time. A conversion inside another kernel is no operator and is not seen.
-Must not: be trusted beyond a percent or two; watching costs time of its own, which is why shares are of the timed step.
+Must not: be trusted beyond a percent or two. Watching costs time of its own, so shares are of steps not watched.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ def measure_shares(stand: Stand, contestant: Contestant, step_s: float) -> Share
     total = forward + backward + optimizer
     casts = products = busy = None
     if not (contestant.emulated or contestant.config.train.compile):
-        casts, products, busy = (
-            None if seconds is None else min(1.0, seconds / step_s) for seconds in _operators(stand, contestant, steps)
-        )
+        casts, products, busy = _operators(stand, contestant, steps, step_s)
     return Shares(forward / total, backward / total, optimizer / total, casts, products, busy)
 
 
@@ -105,39 +103,45 @@ class _Clock:
         self.gradients += self.seconds(compute)
 
 
-def _operators(stand: Stand, contestant: Contestant, steps: int) -> tuple[float, float, float | None]:
-    """Return the seconds per step of casts and of products, and on a GPU of all kernels; medians on a CPU."""
-    watch = _WatchOnGpu() if stand.device.type == "cuda" else _Watch()
+def _operators(stand: Stand, contestant: Contestant, steps: int, step_s: float) -> tuple[float, float, float | None]:
+    """Return the shares of casts and of products, and on a GPU of all kernels."""
+    watch = _WatchOnGpu(step_s) if stand.device.type == "cuda" else _Watch()
     with stand.built(contestant) as built:
         built()
         with watch.recording(steps):
             for _ in range(steps):
-                with watch:
-                    built()
-                watch.end_step()
+                watch.step(built)
             synchronize(stand.device)
-    return watch.casts, watch.products, watch.busy
+    return min(1.0, watch.casts), min(1.0, watch.products), watch.busy
 
 
 class _Watch(TorchDispatchMode):
-    """Sums the seconds of operators by kind; a CPU has finished an operator when it returns."""
+    """Sums the seconds of operators by kind; a CPU has finished an operator when it returns.
+
+    Each watched step follows one that is not watched, of which its operators' times are shares.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.casts = self.products = 0.0
         self.busy: float | None = None
-        self._of_step = {"casts": 0.0, "products": 0.0}
-        self._steps: list[dict[str, float]] = []
+        self._seconds = {"casts": 0.0, "products": 0.0}
+        self._found: list[dict[str, float]] = []
 
     @contextmanager
     def recording(self, steps: int) -> Iterator[None]:
         del steps
         yield
-        self.casts, self.products = (statistics.median(step[kind] for step in self._steps) for kind in self._of_step)
+        self.casts, self.products = (statistics.median(step[kind] for step in self._found) for kind in self._seconds)
 
-    def end_step(self) -> None:
-        self._steps.append(dict(self._of_step))
-        self._of_step = dict.fromkeys(self._of_step, 0.0)
+    def step(self, step: Callable[[], None]) -> None:
+        began = time.perf_counter()
+        step()
+        whole = time.perf_counter() - began
+        self._seconds = dict.fromkeys(self._seconds, 0.0)
+        with self:
+            step()
+        self._found.append({kind: seconds / whole for kind, seconds in self._seconds.items()})
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -148,12 +152,20 @@ class _Watch(TorchDispatchMode):
     def _watched(self, kind: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         began = time.perf_counter()
         out = func(*args, **kwargs)
-        self._of_step[kind] += time.perf_counter() - began
+        self._seconds[kind] += time.perf_counter() - began
         return out
 
 
 class _WatchOnGpu(_Watch):
-    """Names the ranges of operators, and sums the kernels launched in them."""
+    """Names the ranges of operators, and sums the kernels launched in them: shares of the timed step."""
+
+    def __init__(self, step_s: float) -> None:
+        super().__init__()
+        self._step_s = step_s
+
+    def step(self, step: Callable[[], None]) -> None:
+        with self:
+            step()
 
     @contextmanager
     def recording(self, steps: int) -> Iterator[None]:
@@ -164,9 +176,9 @@ class _WatchOnGpu(_Watch):
         for kind in ("casts", "products"):
             # The range shows up on the device's timeline too; the host's own range knows the kernels of its operators.
             ranges = [e for e in events if e.name == _range(kind) and e.device_type is DeviceType.CPU]
-            setattr(self, kind, sum(e.device_time_total for e in ranges) / 1e6 / steps)
+            setattr(self, kind, sum(e.device_time_total for e in ranges) / 1e6 / steps / self._step_s)
         kernels = [e for e in events if e.device_type is not DeviceType.CPU and not e.is_user_annotation]
-        self.busy = sum(e.time_range.elapsed_us() for e in kernels) / 1e6 / steps
+        self.busy = min(1.0, sum(e.time_range.elapsed_us() for e in kernels) / 1e6 / steps / self._step_s)
 
     def _watched(self, kind: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with torch.profiler.record_function(_range(kind)):

@@ -34,9 +34,8 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     for mode in failed:
         yield from _item(mode["name"], f"{mode['status']}: {mode['error']}")
     yield ""
-    for mode in timed:
-        if mode["explanation"]:
-            yield from _item(mode["name"], mode["explanation"])
+    for text, names in _grouped((mode["explanation"], mode["name"]) for mode in timed if mode["explanation"]):
+        yield from _item(names, text)
     yield from _foot(result)
 
 
@@ -46,9 +45,8 @@ def _head(result: Mapping[str, Any]) -> Iterator[str]:
     if result["accumulate"] > 1:
         batch = f"{result['accumulate']} micro-batches of {batch}"
     torch = f"torch {result['versions']['torch']}, mptrain {result['versions']['mptrain']}"
-    threads = f"{hardware['torch_threads']} threads"
     yield from _item("config", f"{result['name']}: {result['model']}, a step of {batch}")
-    yield from _item("device", f"{result['device']}: {hardware['name']}, {threads}; {torch}")
+    yield from _item("device", f"{result['device']}: {hardware['name']}; {torch}")
     yield from _item(
         "method",
         f"{settings['repeats']} interleaved rounds; {settings['warmup_steps']} warm-up steps left out of each; "
