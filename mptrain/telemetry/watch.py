@@ -97,6 +97,8 @@ class Follower:
         """
         try:
             self._tell_news()
+            if not running:
+                self._end()
         except (_StartOver, FileNotFoundError):  # the latter where a file goes between two looks at it
             self.leave(_STARTED_OVER)
             return True
@@ -105,10 +107,7 @@ class Follower:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             said = f"its records are damaged, or of another version of mptrain ({type(error).__name__}: {error})"
             raise DataError(f"{self._run_dir}: {said}") from error
-        if running:
-            return True
-        self._end()
-        return False
+        return running
 
     def leave(self, words: str) -> None:
         """Stop showing the run, with a last line that says why."""

@@ -129,11 +129,14 @@ def test_a_run_that_ended_before_it_began(here, capsys):
 
 def test_damaged_records_are_one_line(here, capsys):
     assert small("--quiet") == 0
-    (RUN / "metrics.jsonl").write_text('{"time": "2026-01-01T00:00:00+00:00", "type": "train"}\n')
-    assert mptrain(["watch", "runs/small/a"]) == 6
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1
-    assert "its records are damaged" in captured.err
+    train = '{"time": "2026-01-01T00:00:00+00:00", "type": "train"}\n'
+    for name, content in (("result.json", '{"status": 5}'), ("metrics.jsonl", train), ("run.json", '{"time": null}')):
+        (RUN / name).write_text(content)
+        capsys.readouterr()
+        assert mptrain(["watch", "runs/small/a"]) == 6
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1
+        assert "its records are damaged" in captured.err
 
 
 def test_a_run_that_has_not_begun_is_waited_for(here):
