@@ -66,7 +66,7 @@ def sweep(
     from mptrain.sweep.request import read_request
     from mptrain.sweep.slots import make_slots
 
-    _check_options(search, trials, submit, retry_failed)
+    _check_options(search, trials, submit, retry_failed, places=jobs is not None or gpus is not None)
     speaks = not (quiet or as_json)
     if html is not None:
         from mptrain.report import vega
@@ -97,8 +97,12 @@ def sweep(
     raise typer.Exit(result["exit_code"])
 
 
-def _check_options(search: Search | None, trials: int | None, submit: str | None, retry_failed: bool) -> None:
+def _check_options(
+    search: Search | None, trials: int | None, submit: str | None, retry_failed: bool, *, places: bool
+) -> None:
     problems = []
+    if submit is not None and places:
+        problems.append("--submit: where and when runs run is the scheduler's to say; leave out --jobs and --gpus")
     if trials is not None and not search:
         problems.append("--trials needs --search optuna")
     if search and submit is not None:
@@ -157,7 +161,7 @@ def _search(
         result = _listed(search.rows, (), speaks=speaks)
     else:
         stopped_by = _run(search.rows, search, slots, stop_on_failure=False, speaks=speaks)
-        result = summarise(search.rows, stopped_by, tolerated=("diverged",))
+        result = summarise(search.rows, stopped_by, total=search.total, tolerated=("diverged",))
     result["search"] = search.findings()
     if speaks:
         for found in result["search"]:

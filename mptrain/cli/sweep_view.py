@@ -5,10 +5,11 @@ Owns: layout and wording. Must not: know how runs are started.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -21,7 +22,7 @@ from mptrain.config.wording import shorten
 from mptrain.sweep.runner import Row, View
 from mptrain.sweep.summary import metric_of, said
 from mptrain.telemetry import human
-from mptrain.telemetry.plain import LineWriter
+from mptrain.telemetry.plain import LineWriter, discard
 
 _AT_WORK = ("running", "stopping", "pruning")
 _REDRAW_S = 0.25
@@ -99,6 +100,7 @@ class LiveTable(Silent):
         self._console = Console(force_terminal=True, no_color=environment.no_color(), highlight=False, emoji=False)
         # Drawn by this thread: runs are started in between, which another thread in the process would disturb.
         self._live = Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop")
+        self._stdout = sys.stdout  # not the proxy that takes its place while the table stands
         self._live.start()
         self._drawn = 0.0
         self._note = ""
@@ -108,7 +110,8 @@ class LiveTable(Silent):
         now = time.monotonic()
         if now - self._drawn >= _REDRAW_S:
             self._drawn = now
-            self._live.update(self._table(rows), refresh=True)
+            with self._terminal():
+                self._live.update(self._table(rows), refresh=True)
 
     def ended(self, row: Row) -> None:
         """Redraw soon."""
@@ -120,7 +123,16 @@ class LiveTable(Silent):
 
     def close(self) -> None:
         """Remove the table and give the terminal back."""
-        self._live.stop()
+        with self._terminal():
+            self._live.stop()
+
+    @contextlib.contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """Use the terminal; if it has gone (a closed ssh session), the runs are still there to be stopped in order."""
+        try:
+            yield
+        except OSError:
+            discard(self._stdout)
 
     def _table(self, rows: Sequence[Row]) -> RenderableType:
         width, height = self._console.size

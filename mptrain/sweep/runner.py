@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mptrain.errors import Interrupted, Preempted
+from mptrain.errors import Interrupted, MptrainError, Preempted
 from mptrain.sweep.child import Child, Outcome
 from mptrain.sweep.follow import Progress
 from mptrain.sweep.plan import PlannedRun
@@ -162,9 +162,16 @@ class Runner:
             row = self._source.next()
             if row is None:
                 break
+            started = True
+            try:
+                child = Child(row.run, self._free[-1].environment)
+            except MptrainError as error:
+                self._failed = True
+                row.end(Outcome(error.status, error.exit_code, str(error)))
+                self._view.ended(row)
+                continue
             slot = self._free.pop()
-            child = Child(row.run, slot.environment)
-            row.state, row.began, started = "running", time.monotonic(), True
+            row.state, row.began = "running", time.monotonic()
             self._at_work[child.pid] = row, child, slot
             self._view.began(row)
         return started

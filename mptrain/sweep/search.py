@@ -71,8 +71,15 @@ class OptunaSearch:
         _check_space(plan.runs, request.space)
         self.rows: list[Row] = []
         self._trials: dict[Path, tuple[_Point, Any]] = {}
+        self._reported: dict[Path, int] = {}
+        """Evaluations that the study knows of each run."""
         storage = self._storage(output_dir)
         self._points = [self._point(base, storage) for base in plan.runs]
+
+    @property
+    def total(self) -> int:
+        """The trials of all studies, those to come included."""
+        return len(self._points) * self._num_trials
 
     def _storage(self, output_dir: Path) -> Any:
         journal = importlib.import_module("optuna.storages.journal")
@@ -153,15 +160,19 @@ class OptunaSearch:
     def is_hopeless(self, row: Row) -> bool:
         """Say whether a run is worse than the median of the others at the same evaluation."""
         point, trial = self._trials[row.run.run_dir]
-        return self._report(point, trial, row.progress.evaluations) and bool(trial.should_prune())
+        return self._report(row, point, trial) and bool(trial.should_prune())
 
-    def _report(self, point: _Point, trial: Any, evaluations: list[float]) -> bool:
-        """Tell the study of new evaluations; return whether there were any."""
-        known = len(point.study.trials[trial.number].intermediate_values) if evaluations else 0
+    def _report(self, row: Row, point: _Point, trial: Any) -> bool:
+        """Tell the study of a run's new evaluations; return whether there were any."""
+        run_dir, evaluations = row.run.run_dir, row.progress.evaluations
+        if run_dir not in self._reported:
+            self._reported[run_dir] = len(point.study.trials[trial.number].intermediate_values)
+        known = self._reported[run_dir]
         if point.sign is None or len(evaluations) <= known:
             return False
         for place in range(known, len(evaluations)):
             trial.report(point.sign * evaluations[place], place)
+        self._reported[run_dir] = len(evaluations)
         return True
 
     def ended(self, row: Row) -> None:
@@ -170,7 +181,7 @@ class OptunaSearch:
         point, trial = self._trials[row.run.run_dir]
         states, status = self._optuna.trial.TrialState, row.outcome.status
         point.learn(row.outcome.result)
-        self._report(point, trial, row.progress.evaluations)
+        self._report(row, point, trial)
         found = metric_of(row.outcome.result)
         if status == "pruned":
             point.study.tell(trial.number, state=states.PRUNED)

@@ -71,7 +71,7 @@ def _with_submitit(settings: Sequence[str], folder: Path) -> Submit:
     try:
         submitit: Any = importlib.import_module(_SUBMITIT)
     except ImportError:
-        raise CapabilityError("--submit submitit: it is not installed; pip install submitit") from None
+        raise CapabilityError("--submit submitit: it is not installed; pip install mptrain[submitit]") from None
     pairs = [setting.partition("=") for setting in settings]
     wrong = [setting for setting, pair in zip(settings, pairs, strict=True) if not (pair[0] and pair[1])]
     if wrong:

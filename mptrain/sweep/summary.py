@@ -13,21 +13,28 @@ from mptrain.sweep.runner import Row
 
 
 def summarise(
-    rows: Sequence[Row], stopped_by: str | None, notices: Sequence[str] = (), tolerated: Collection[str] = ()
+    rows: Sequence[Row],
+    stopped_by: str | None,
+    notices: Sequence[str] = (),
+    *,
+    total: int | None = None,
+    tolerated: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the sweep's JSON object; `stopped_by` is the signal that ended it early.
 
-    Its exit code is 0 where every run ended well, 75 where the sweep was stopped, and otherwise that of the first run
-    (in the sweep's order) that failed; `tolerated` statuses fail it only where no run ended well.
+    `total` is the number of runs that were to run, where not all of them have a row yet. The exit code is 0 where every
+    run ended well, 75 where the sweep was stopped, and otherwise that of the first run (in the sweep's order) that
+    failed; `tolerated` statuses fail it only where no run ended well.
     """
     failed = [row for row in rows if row.outcome is not None and row.outcome.exit_code != 0]
     if any(row.outcome is not None and row.outcome.status == "ok" for row in rows):
         failed = [row for row in failed if row.state not in tolerated]
     status, exit_code, error = "ok", 0, None
-    if stopped_by:
-        left = sum(row.outcome is None or row.outcome.status == Preempted.status for row in rows)
+    total = len(rows) if total is None else total
+    left = total - sum(row.outcome is not None and row.outcome.status != Preempted.status for row in rows)
+    if stopped_by and left:
         status, exit_code = Preempted.status, Preempted.exit_code
-        error = f"stopped by {stopped_by} with {left} of {len(rows)} runs to go; the same command goes on"
+        error = f"stopped by {stopped_by} with {left} of {total} runs to go; the same command goes on"
     elif failed:
         first = failed[0].outcome
         assert first is not None

@@ -13,6 +13,7 @@ from mptrain.sweep.request import read_request
 from mptrain.telemetry.files import indented
 from mptrain.trainer.run_lock import hold
 
+ROOT = Path(__file__).parents[2]
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # the rule of --run-id
 
 
@@ -124,6 +125,29 @@ def test_a_sweep_file(here):
     assert found[3].config.data.batch_size == 4
     changed = plan("sub/sweep.yaml", "seed=7", "precision.backend=emulated").runs
     assert [run.run_id for run in changed] == [f"{v}_seed-7_precision.backend-emulated" for v in ("fp32", "kahan")]
+
+
+EXAMPLES = re.findall(
+    r"^```text\n(# .*?sweep.yaml.*?)^```", (ROOT / "docs/sweep.md").read_text(), re.DOTALL | re.MULTILINE
+)
+
+
+def test_the_page_s_example(here):
+    (text,) = EXAMPLES
+    Path("configs").mkdir()
+    Path("configs/small.yaml").write_text(Path("small.yaml").read_text())
+    Path("sweep.yaml").write_text(text.replace("../../configs/mlp.yaml", "configs/small.yaml"))
+    found = plan("sweep.yaml")
+    assert (len(found.runs), found.notices) == (48, ())
+
+
+def test_experiments_of_recipes_are_sweep_files(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    paths = sorted(Path("recipes").glob("*/experiment.yaml"))
+    for path in paths:
+        request = read_request([str(path)])
+        runs = make_plan(request.configs, request.axes, common=request.common).runs
+        assert {run.run_id.rpartition("_")[2] for run in runs} == {"seed-0", "seed-1", "seed-2"}
 
 
 def test_grid_and_zip_of_a_sweep_file(here):

@@ -21,7 +21,7 @@ from tests.sweep.conftest import ENV, MPTRAIN, living, swept
 from tests.telemetry.terminal import clean_environment
 
 SLOW = "import os, time; time.sleep(0.05) if os.path.exists('slow') else None"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 # A process of its own session, whose terminal is its standard input: what a Ctrl-C on it reaches.
 ON_TERMINAL = """\
 import fcntl, os, sys, termios

@@ -99,5 +99,5 @@ def test_submitit(here):
 
 def test_without_submitit(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(CapabilityError, match="--submit submitit: it is not installed; pip install submitit"):
+    with pytest.raises(CapabilityError, match="--submit submitit: it is not installed; pip install mptrain"):
         make_submit("submitit", Path())

@@ -10,6 +10,7 @@ from mptrain.sweep.plan import make_plan
 from mptrain.sweep.request import read_request
 from mptrain.sweep.runner import Row
 from mptrain.sweep.slots import make_slots, num_cores
+from mptrain.sweep.summary import summarise
 
 RESULT = {
     "metrics": {"accuracy": 0.75},
@@ -70,3 +71,25 @@ def test_slots_share_cores_and_take_gpus_in_turn(monkeypatch):
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in make_slots(3, "0,1")] == ["0", "1", "0"]
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert make_slots(2, None)[0].environment["OMP_NUM_THREADS"] == "7"
+
+
+def summary_of(*outcomes: tuple[str, int] | None, stopped_by: str | None = None, **options) -> tuple:
+    rows = rows_of(len(outcomes))
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if outcome is not None:
+            row.end(Outcome(*outcome, "why"))
+    result = summarise(rows, stopped_by, **options)
+    return result["status"], result["exit_code"], result["error"]
+
+
+def test_the_exit_code_of_a_sweep(here):
+    good, bad, worse, stopped = ("ok", 0), ("diverged", 3), ("oom", 5), ("preempted", 75)
+    assert summary_of(good, good) == ("ok", 0, None)
+    assert summary_of(good, worse, bad) == ("oom", 5, "2 of 3 runs failed; the first: seed=1: oom (why)")
+    assert summary_of(bad, None) == ("diverged", 3, "1 of 2 runs failed; the first: seed=0: diverged (why)")
+    to_go = "stopped by SIGTERM with 2 of 3 runs to go; the same command goes on"
+    assert summary_of(bad, stopped, None, stopped_by="SIGTERM") == ("preempted", 75, to_go)
+    assert summary_of(good, good, stopped_by="SIGINT") == ("ok", 0, None)  # all had ended when it came
+    assert summary_of(good, good, stopped_by="SIGINT", total=20)[1] == 75
+    assert summary_of(bad, good, tolerated=("diverged",))[1] == 0
+    assert summary_of(bad, ("pruned", 0), tolerated=("diverged",))[1] == 3
