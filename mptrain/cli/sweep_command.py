@@ -76,7 +76,15 @@ def sweep(
         slots = make_slots(jobs, gpus)
         request = read_request(arguments, zipped=zipped, max_steps=max_steps, searches=search is not None)
         if search:
-            result = _search(request, slots, trials or DEFAULT_TRIALS, output_dir, dry_run=dry_run, speaks=speaks)
+            result = _search(
+                request,
+                slots,
+                output_dir,
+                trials=trials or DEFAULT_TRIALS,
+                dry_run=dry_run,
+                stop_on_failure=stop_on_failure,
+                speaks=speaks,
+            )
         else:
             result = _sweep(
                 request,
@@ -150,7 +158,14 @@ def _sweep(
 
 
 def _search(
-    request: Request, slots: Sequence[Slot], trials: int, output_dir: Path, *, dry_run: bool, speaks: bool
+    request: Request,
+    slots: Sequence[Slot],
+    output_dir: Path,
+    *,
+    trials: int,
+    dry_run: bool,
+    stop_on_failure: bool,
+    speaks: bool,
 ) -> dict[str, Any]:
     """Search at every grid point and return the sweep's JSON object, with what was found under `search`."""
     from mptrain.sweep.search import OptunaSearch
@@ -160,7 +175,7 @@ def _search(
     if dry_run:
         result = _listed(search.rows, (), speaks=speaks)
     else:
-        stopped_by = _run(search.rows, search, slots, stop_on_failure=False, speaks=speaks)
+        stopped_by = _run(search.rows, search, slots, stop_on_failure=stop_on_failure, speaks=speaks)
         result = summarise(search.rows, stopped_by, total=search.total, tolerated=("diverged",))
     result["search"] = search.findings()
     if speaks:

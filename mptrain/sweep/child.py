@@ -43,7 +43,7 @@ class Outcome:
     """How a run ended."""
 
     status: str
-    """That of its result, or `killed`, `pruned`."""
+    """That of its result, or `killed`, `pruned`, `in_use` (by another process)."""
     exit_code: int
     """As a shell says it: 128 + the signal's number for a run that was killed."""
     error: str | None = None

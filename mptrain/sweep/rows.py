@@ -27,5 +27,5 @@ def _row(run: PlannedRun, there: Found) -> Row:
         row.finished_before = True
     elif there.kind == "running":
         said = f"another process is at work in {run.run_dir}; wait for its end"
-        row.end(Outcome("running", ConfigError.exit_code, said))
+        row.end(Outcome("in_use", ConfigError.exit_code, said))
     return row

@@ -10,6 +10,7 @@ from mptrain.errors import ConfigError
 from mptrain.sweep.folders import look
 from mptrain.sweep.plan import Plan, make_plan
 from mptrain.sweep.request import read_request
+from mptrain.sweep.rows import make_rows
 from mptrain.telemetry.files import indented
 from mptrain.trainer.run_lock import hold
 
@@ -203,9 +204,13 @@ def test_what_a_folder_holds(here):
     (runs[6].run_dir / "config.yaml").touch()  # killed as it began
     with hold(runs[5].run_dir):
         found = look(runs)
+        rows = make_rows(runs, found)
         kinds = [each.kind for each in found]
         assert kinds == ["new", "finished", "finished", "to resume", "to resume", "running", "to resume"]
         assert [each.status for each in found][1:5] == ["ok", "diverged", "preempted", "killed"]
+        states = ["waiting", "ok", "diverged", "waiting", "waiting", "in_use", "waiting"]
+        assert [row.state for row in rows] == states
+        assert rows[5].outcome.exit_code == 2
         assert [each.kind for each in look(runs, retry_failed=True)][1:3] == ["finished", "to resume"]
 
 
