@@ -96,8 +96,10 @@ def _powers_of_two(y: dict[str, Any], values: list[float]) -> None:
     low, high = math.floor(math.log2(min(values))) - 1, math.ceil(math.log2(max(values))) + 1
     every = max(1, round((high - low) / _SCALE_LABELS))
     y["scale"] = {"type": "log", "base": 2, "domain": [2.0**low, 2.0**high], "nice": False}
+    labelled = [2.0**exponent for exponent in range(low, high + 1) if exponent % every == 0]
     y["axis"] |= {
-        "values": [2.0**exponent for exponent in range(low, high + 1, every)],
+        "values": labelled,
+        "tickCount": len(labelled),  # else Vega drops values of a log axis
         "labelExpr": "'2^' + format(log(datum.value) / LN2, 'd')",
         "labelOverlap": False,
     }
@@ -166,7 +168,7 @@ def _skip_marks(variant: Variant, member: Member, curve: Curve) -> Iterator[dict
     each = (member.skipped_steps or len(member.skips)) / max(1, len(member.skips))
     ranked = [*enumerate(member.skips, 1)]
     for rank, attempted in thinned(ranked, _SKIP_MARKS):
-        applied = attempted - round(rank * each)
+        applied = max(0, attempted - round(rank * each))
         at = max(0, bisect.bisect_right(curve.steps, applied) - 1)
         value = curve.values[at]
         if value:

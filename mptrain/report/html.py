@@ -139,6 +139,7 @@ def _section(stem: str, ladder: Ladder, figures: Sequence[Figure]) -> str:
 </div>
 <h3>Settings</h3>
 {html_tables.settings_table(ladder)}
+{html_tables.in_force_table(ladder)}
 {common}
 <h3>Environment</h3>
 {html_tables.mapping_table(f"Environment of {ladder.title}", ladder.environment)}

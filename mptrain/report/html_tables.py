@@ -102,13 +102,21 @@ def runs_table(ladder: Ladder) -> str:
 
 
 def settings_table(ladder: Ladder) -> str:
-    """Return which settings tell the variants apart; empty where none does."""
+    """Return which settings tell the variants apart."""
     keys = list(dict.fromkeys(key for variant in ladder.variants for key in variant.settings))
     columns = [_Column("variant", False, [_Shown(v.label) for v in ladder.variants])]
     for key in keys:
         columns.append(_Column(key, False, [_Shown(_plain(v.settings.get(key))) for v in ladder.variants]))
-    columns.append(_Column("precision in force", False, [_Shown(v.precision) for v in ladder.variants]))
     return _table(f"Settings of {ladder.title}", columns)
+
+
+def in_force_table(ladder: Ladder) -> str:
+    """Return what each variant's settings came to."""
+    columns = [
+        _Column("variant", False, [_Shown(v.label) for v in ladder.variants]),
+        _Column("precision in force", False, [_Shown(v.precision) for v in ladder.variants]),
+    ]
+    return _table(f"Precision in force in {ladder.title}", columns)
 
 
 def mapping_table(caption: str, values: Mapping[str, Any]) -> str:
@@ -137,7 +145,7 @@ def _cell(cell: Cell) -> _Shown:
 
 def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return "; ".join(_plain(item) for item in value)
+        return "; ".join(_plain(item) for item in value) or "none"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={_plain(item)}" for key, item in value.items())
     return _NONE if value is None else str(value)

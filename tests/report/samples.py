@@ -48,9 +48,9 @@ def member(rng, path, seed, *, shift=0.0, speed=None, memory=180, scale=None, st
     loss = tuple(0.4 - shift + 1.9 * math.exp(-step / tau) + rng.gauss(0, 0.02) for step in at)
     evals = tuple(range(steps // 10, steps + 1, steps // 10))
     accuracy = tuple(0.91 + shift - 0.6 * math.exp(-step / tau) + rng.gauss(0, 0.004) for step in evals)
-    skips = (1, 2, 3, 4, 160, 270) if scale and scale > 1 else ()
-    scales = tuple(scale / 2 ** sum(skip <= step for skip in skips) for step in at) if scale else ()
     ok = status == "ok"
+    skips = () if not scale or scale == 1 else (1, 2, 3, 4, 160, 270) if ok else tuple(range(20, 41))
+    scales = tuple(max(1.0, scale / 2 ** sum(skip <= step for skip in skips)) for step in at) if scale else ()
     return Member(
         path=path,
         seed=seed,
@@ -62,7 +62,7 @@ def member(rng, path, seed, *, shift=0.0, speed=None, memory=180, scale=None, st
         samples_per_s=speed and speed * (1 + rng.gauss(0, 0.01)),
         step_time_ms=12.0,
         peak_memory_bytes=(memory + rng.randrange(3)) * 2**20,
-        skipped_steps=len(skips) if ok else 21,
+        skipped_steps=len(skips),
         attempted_steps=steps,
         final_loss_scale=scales[-1] if scale else None,
         data_wait_fraction=0.02,

@@ -224,3 +224,11 @@ def test_specs_are_plain_json_and_name_no_colour():
         assert isinstance(figure, Figure)
         text = json.dumps(figure.spec, allow_nan=False)
         assert not re.search(r"#[0-9a-fA-F]{6}", text)
+
+
+@pytest.mark.parametrize(("scale", "labels"), [(1.0, [0.5, 1, 2]), (65536.0, [2.0**e for e in range(9, 18)])])
+def test_a_loss_scale_is_labelled_at_whole_powers_of_two(scale, labels):
+    ladder = samples.ladder(labels=["fp32"], seeds=1)
+    member = replace(ladder.variants[0].members[0], loss_scale=Curve((1, 9), (scale, max(1.0, scale / 64))))
+    figure = by_name(replace(ladder, variants=(replace(ladder.variants[0], members=(member,)),)))["loss-scale"]
+    assert figure.spec["encoding"]["y"]["axis"]["values"] == labels
