@@ -126,10 +126,10 @@ def memory(ladder: Ladder) -> Figure:
     ]
     axis = x_axis(f"peak memory ({unit})", "mean", tickCount=5)
     names = [variant.label for variant, _ in known]
-    # Room beyond the longest bar for its figure.
+    # Room beyond the longest bar for its figure, on a phone too.
     axis["scale"] = {
         "zero": True,
-        "domain": [0, max(memory.mean for _, memory in known) * factor * 1.22],
+        "domain": [0, max(memory.mean for _, memory in known) * factor * 1.6],
         "nice": False,
     }
     value = {"mark": {"type": "text", "align": "left", "dx": 6, "style": "value"}}

@@ -45,6 +45,18 @@ def marks(browser):
     return browser.run(f"[...document.querySelectorAll('.plot')].map({counted})")
 
 
+def clipped_texts(browser):
+    """Return the texts of charts that reach beyond their picture."""
+    return browser.run("""[...document.querySelectorAll('.plot svg')].flatMap(svg => {
+        const box = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll('text')].filter(text => {
+            const at = text.getBoundingClientRect();
+            return at.width && (at.left < box.left - 1 || at.right > box.right + 1
+                || at.top < box.top - 1 || at.bottom > box.bottom + 1);
+        }).map(text => text.textContent);
+    })""")
+
+
 def column(browser, number):
     return browser.run(f"[...{LADDER}.tBodies[0].rows].map(row => row.cells[{number}].textContent)")
 
@@ -59,6 +71,7 @@ def test_every_chart_is_drawn_without_a_word_or_a_request(browser, path, tmp_pat
     assert browser.run("document.documentElement.scrollWidth") <= width
     widest = "Math.max(...[...document.querySelectorAll('.plot')].map(p => p.scrollWidth - p.clientWidth))"
     assert browser.run(widest) <= 1
+    assert clipped_texts(browser) == []
     ground = browser.run("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(22, 25, 29)")
     chart = browser.run("document.querySelector('.plot svg').style.backgroundColor")
