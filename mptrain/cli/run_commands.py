@@ -58,14 +58,20 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Train what CONFIG describes."""
-    from mptrain.catalog import load_config
-    from mptrain.trainer.expectations import parse_expectations
+    from mptrain.trainer.signals import StopAtOnce, StoppedBySignal
 
     limit = [f"train.stop_at_step={max_steps}"] if max_steps is not None else []
-    expectations = parse_expectations(expect or ())
     with stdout_kept_for_json(as_json):
-        loaded = load_config(config, [*(overrides or ()), *limit])
-        from mptrain.trainer.launch import LaunchOptions, launch
+        try:
+            with StopAtOnce():  # `launch` takes over; torch alone takes seconds to import
+                from mptrain.catalog import load_config
+                from mptrain.trainer.expectations import parse_expectations
+
+                expectations = parse_expectations(expect or ())
+                loaded = load_config(config, [*(overrides or ()), *limit])
+                from mptrain.trainer.launch import LaunchOptions, launch
+        except StoppedBySignal as stopped:
+            raise stopped.ending() from None
 
         notices = tuple(str(item) for item in loaded.dropped)
         options = LaunchOptions(

@@ -16,7 +16,6 @@ from mptrain.errors import (
     Interrupted,
     MptrainError,
     OutOfMemoryError,
-    Preempted,
     first_line,
     one_line,
 )
@@ -42,7 +41,7 @@ def ending_of(error: BaseException, *, training: bool, run: Run | None = None) -
     if isinstance(error, KeyboardInterrupt):
         return Interrupted("interrupted")
     if isinstance(error, StoppedBySignal):
-        return Preempted(f"stopped by {error} before the first step; nothing is lost, start it again")
+        return error.ending()
     text = str(error)
     if ran_out_of_memory(error):
         if run is not None:

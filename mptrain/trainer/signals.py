@@ -11,13 +11,17 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-from mptrain.errors import Interrupted
+from mptrain.errors import Interrupted, Preempted
 
 _REQUESTS = ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT")
 
 
 class StoppedBySignal(BaseException):
     """A signal arrived before there was anything to save; no `except Exception` on the way may take it for its own."""
+
+    def ending(self) -> Preempted:
+        """Return the ending that it is."""
+        return Preempted(f"stopped by {self} before the first step; nothing is lost, start it again")
 
 
 class _Handling:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mptrain.cli.app import run as mptrain
-from tests.cli.plugins import NET, model
+from tests.cli.plugins import NET, model, plugin
 from tests.cli.small_run import result_of, strict
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -104,6 +104,14 @@ def test_a_signal_before_the_first_step_is_a_result_too(here):
     _, err = process.communicate(timeout=60)
     assert (process.returncode, result_of("a")["status"]) == (75, "preempted")
     assert err == "error: stopped by SIGTERM before the first step; nothing is lost, start it again\n"
+
+
+def test_a_signal_while_the_config_is_loaded_leaves_nothing_behind(here):
+    process = start("--run-id", "a", *plugin("q6", "import os, signal\nos.kill(os.getpid(), signal.SIGUSR1)"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert err == "error: stopped by SIGUSR1 before the first step; nothing is lost, start it again\n"
+    assert not Path("runs").exists()
 
 
 def test_one_folder_goes_to_one_of_two_runs(here):
