@@ -19,7 +19,7 @@ from mptrain.durable import read_regular
 from mptrain.errors import DataError
 from mptrain.precision.in_force import InForce
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 17
 _T = TypeVar("_T")
 
 

@@ -47,7 +47,7 @@ class Run:
 
     path: str
     settings: Mapping[str, Any]
-    """The whole config, by dotted key."""
+    """The whole config, by dotted key; what `auto` stood for in place of it."""
     status: str
     error: str | None
     ended: float
@@ -156,6 +156,8 @@ def read_run(folder: Path, metric: str | None = None) -> Run:
     metrics = (result.metrics if result else None) or (evaluation.metrics if evaluation else {})
     in_force = result.precision if result and result.precision else records.read_object(folder / "plan.json", InForce)
     emulated = in_force is not None and in_force.backend == "emulated"
+    if in_force is not None and settings.get("precision.mode") == "auto" and not settings.get("precision.phases"):
+        settings["precision.mode"] = in_force.mode  # a run that asked for it by name is no other variant
     return Run(
         path=str(folder),
         settings=settings,

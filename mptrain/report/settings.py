@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import yaml
 
-from mptrain.config.yaml_reader import MAX_DEPTH, MAX_NODES, read_scalar
+from mptrain.config.yaml_reader import MAX_NODES, read_scalar
 from mptrain.durable import read_regular
-from mptrain.errors import DataError
+from mptrain.errors import DataError, first_line
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's, where PyYAML was built with it: ten times as fast."""
@@ -33,28 +33,36 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Return the settings in a config.yaml; lists are values. Raises DataError for what is no mapping of keys."""
     try:
         tree = yaml.load(read_regular(path), Loader=_Loader)  # noqa: S506  (a SafeLoader)
-        return dict(_flat(tree, "", 0)) if isinstance(tree, dict) else _refuse(path, tree)
+        _check_size(tree)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DataError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a config: {error}") from None
+        raise DataError(f"{path}: not a config: {first_line(error)}") from None
+    if not isinstance(tree, dict):
+        raise DataError(f"{path}: {'is empty: its run never began' if tree is None else 'holds no mapping of keys'}")
+    return dict(_flat(tree, ""))
 
 
-def _refuse(path: Path, tree: object) -> dict[str, Any]:
-    raise DataError(f"{path}: {'is empty: its run never began' if tree is None else 'holds no mapping of keys'}")
+def _check_size(tree: Any) -> None:
+    """Raise ValueError for more values than a config has, aliases counted in full; so they cannot go in circles."""
+    waiting, count = [tree], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > MAX_NODES:
+            raise ValueError(f"more than {MAX_NODES} values (aliases counted in full)")
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
-def _flat(tree: dict[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"more than {MAX_DEPTH} levels")
-    count = 0
+def _flat(tree: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        inner = _flat(value, f"{prefix}{key}.", depth + 1) if isinstance(value, dict) and value else None
-        for found in inner if inner is not None else [(f"{prefix}{key}", value)]:
-            count += 1
-            if count > MAX_NODES:
-                raise ValueError(f"more than {MAX_NODES} values")
-            yield found
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

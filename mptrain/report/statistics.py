@@ -19,10 +19,10 @@ would call chance. f itself is an estimate; the 95% interval (wider than the 90%
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from scipy.special import comb, stdtr, stdtrit  # type: ignore[import-untyped]
 
 from mptrain.report.model import Comparison, Estimate, Outcome
@@ -45,12 +45,18 @@ class Difference:
     """Paired, and every difference is exactly 0."""
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean of at least one value with its 95% interval by Student's t, none from one value."""
+def estimate(values: Sequence[float], largest: float | None = None) -> Estimate:
+    """Return the mean of at least one value with its 95% interval by Student's t, none from one value.
+
+    Values that differ by no more than rounding have no spread; `largest` is the largest magnitude that they were
+    computed from (their own where None).
+    """
     n, mean = len(values), math.fsum(values) / len(values)
     if n == 1:
         return Estimate(mean, None, None, None, 1)
-    deviation = float(np.std(values, ddof=1))
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    if max(values) - min(values) <= 4 * math.ulp(max(map(abs, values)) if largest is None else largest):
+        deviation = 0.0
     half = _half_width(deviation / math.sqrt(n), n - 1)
     return Estimate(mean, mean - half, mean + half, deviation, n)
 
@@ -62,12 +68,13 @@ def difference(variant: Mapping[int, float], baseline: Mapping[int, float]) -> D
     """
     shared = sorted(variant.keys() & baseline.keys())
     if len(shared) >= 2 or (shared and len(variant) == len(baseline) == 1):
-        return _paired([variant[seed] - baseline[seed] for seed in shared])
+        largest = max(abs(values[seed]) for values in (variant, baseline) for seed in shared)
+        return _paired([variant[seed] - baseline[seed] for seed in shared], largest)
     return _welch(list(variant.values()), list(baseline.values()))
 
 
-def _paired(differences: Sequence[float]) -> Difference:
-    found = estimate(differences)
+def _paired(differences: Sequence[float], largest: float) -> Difference:
+    found = estimate(differences, largest)
     n, spread = found.n, found.deviation
     p_value: float | None = None
     if n > 1 and not spread:
@@ -136,10 +143,10 @@ def _seeds_needed(found: Estimate, floor: float | None) -> int | None:
     """
     if not floor or not found.deviation:
         return None
-    reach = max(floor - abs(found.mean), abs(found.mean))
-    sizes = np.arange(found.n + 1, _MOST_SEEDS + 1)
-    enough = stdtrit(sizes - 1, 1 - ALPHA / 2) * found.deviation / np.sqrt(sizes) <= reach
-    return int(sizes[enough.argmax()]) if enough.any() else None
+    reach, spread = max(floor - abs(found.mean), abs(found.mean)), found.deviation
+    sizes = range(found.n + 1, _MOST_SEEDS + 1)
+    first = bisect_left(sizes, True, key=lambda n: _half_width(spread / math.sqrt(n), n - 1) <= reach)
+    return sizes[first] if first < len(sizes) else None
 
 
 def _half_width(error: float, freedom: float) -> float:

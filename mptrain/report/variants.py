@@ -4,7 +4,8 @@ Owns: the keys that tell runs apart, the baseline, and labels. Must not: read fi
 precision was in force and which run of a seed is the newest.
 
 Of the keys that differ among the runs, the compared ones set the variants of a ladder apart; all others set ladders
-apart. Compared are the keys of --baseline, by default `precision.*`.
+apart. Compared are the keys of --baseline, by default `precision.*`; and planted faults, so that a drill stands beside
+the runs it was made of, never among them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from mptrain.config.emit import flow
@@ -26,6 +28,8 @@ _NO_SETTING = ("name", "seed", "plugins")
 _OUTPUT_ONLY = ("log.", "checkpoint.")
 _SUBJECT = ("model.", "data.", "task.")
 """What is learned, and by what: never compared unless --baseline says so."""
+_DRILLS = "debug."
+_BACKEND = "precision.backend"
 _ABSENT = object()
 
 Settings = Mapping[str, Any]
@@ -85,10 +89,14 @@ def _differing(runs: Sequence[Run]) -> list[str]:
     return [key for key in settings if len({_text(run, key) for run in runs if key in run.settings}) > 1]
 
 
+def _value(run: Run, key: str) -> Any:
+    """Return a setting; its default where the run is older than the key."""
+    return run.settings.get(key, _defaults().get(key))
+
+
 def _text(run: Run, key: str) -> str:
     """Return a setting as text that tells values apart."""
-    value = run.settings.get(key, _ABSENT)
-    return "" if value is _ABSENT else flow(value)
+    return flow(_value(run, key))
 
 
 def _wanted(baseline: Sequence[str], runs: Sequence[Run]) -> dict[str, Any]:
@@ -132,9 +140,10 @@ def _compared(differing: Sequence[str], wanted: Mapping[str, Any]) -> list[str]:
     """Return the keys that set the variants of a ladder apart."""
     if wanted:
         sections = tuple(section for key in wanted if (section := _section_of(key)))
-        return [key for key in differing if key in wanted or key.startswith(sections)]
-    precision = [key for key in differing if key.startswith("precision.")]
-    return precision or [key for key in differing if not key.startswith(_SUBJECT)]
+        return [key for key in differing if key in wanted or key.startswith((*sections, _DRILLS))]
+    if any(key.startswith("precision.") for key in differing):
+        return [key for key in differing if key.startswith(("precision.", _DRILLS))]
+    return [key for key in differing if not key.startswith(_SUBJECT)]
 
 
 def _section_of(key: str) -> str | None:
@@ -148,7 +157,7 @@ def _split(runs: Iterable[Run], keys: Sequence[str]) -> list[tuple[tuple[Any, ..
     parts: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
         parts[tuple(_text(run, key) for key in keys)].append(run)
-    return [(tuple(members[0].settings.get(key) for key in keys), members) for members in parts.values()]
+    return [(tuple(_value(members[0], key) for key in keys), members) for members in parts.values()]
 
 
 def _titles(ladders: Sequence[Sequence[Run]], apart: Sequence[str]) -> list[str]:
@@ -177,7 +186,7 @@ def _ladder(
     labels = _labels([members[0] for _, members in parts], compared)
     groups = []
     for index, (label, (_, members)) in enumerate(zip(labels, parts, strict=True)):
-        settings = {key: members[0].settings.get(key) for key in differing}
+        settings = {key: _value(members[0], key) for key in differing}
         groups.append(Group(label, settings, _newest_per_seed(label, members, notes), index == chosen))
     groups.sort(key=lambda each: not each.is_baseline)
     return LadderGroup(title, common, tuple(groups), tuple(notes))
@@ -234,15 +243,16 @@ def _newest_per_seed(label: str, runs: Sequence[Run], notes: list[str]) -> tuple
 
 
 def _labels(variants: Sequence[Run], compared: Sequence[str]) -> list[str]:
-    """Return a short, unique label for each variant: the mode, then what tells it from others of that mode."""
+    """Return a short, unique label for each variant: the mode, and the compared settings that are not the default."""
     modes = [str(run.settings.get("precision.mode", "?")) for run in variants]
-    defaults = _precision_defaults()
+    defaults = _defaults()
     labels = []
     for mode, run in zip(modes, variants, strict=True):
         alike = [other for other_mode, other in zip(modes, variants, strict=True) if other_mode == mode]
-        keys = [key for key in compared if len({_text(other, key) for other in alike}) > 1]
-        told = [key for key in keys if run.settings.get(key) != defaults.get(key, _ABSENT)]
-        parts = [_mode_label(run, mode)] if _tells(modes, keys) else []
+        told = [key for key in compared if _value(run, key) != defaults.get(key, _ABSENT)]
+        if len({_text(other, _BACKEND) for other in alike}) == 1 and _BACKEND in told:
+            told.remove(_BACKEND)  # emulation is told beside every speed, and shortens no label
+        parts = [_mode_label(run, mode)] if _tells(modes, told) else []
         labels.append(", ".join([*parts, *_told(run, told)]))
     return _unique(labels)
 
@@ -253,11 +263,9 @@ def _tells(modes: Sequence[str], keys: Sequence[str]) -> bool:
 
 
 def _mode_label(run: Run, mode: str) -> str:
-    if mode == "auto":
-        phases = run.settings.get("precision.phases")
-        if phases:
-            return " then ".join(str(phase.get("mode")) for phase in phases if isinstance(phase, dict))
-        return f"auto ({run.precision.mode})" if run.precision else "auto"
+    phases = run.settings.get("precision.phases")
+    if mode == "auto" and phases:
+        return " then ".join(str(phase.get("mode")) for phase in phases if isinstance(phase, dict))
     return mode
 
 
@@ -266,16 +274,18 @@ def _told(run: Run, keys: Sequence[str]) -> list[str]:
     scale = [key for key in keys if key in ("precision.loss_scale.kind", "precision.loss_scale.init_scale")]
     parts = []
     if scale:
-        kind, init = run.settings["precision.loss_scale.kind"], run.settings["precision.loss_scale.init_scale"]
+        kind, init = _value(run, "precision.loss_scale.kind"), _value(run, "precision.loss_scale.init_scale")
         shows_init = kind == "static" or "precision.loss_scale.init_scale" in scale
         parts.append(f"loss_scale={kind}" + (f" {init:g}" if shows_init and isinstance(init, int | float) else ""))
     skipped = ("precision.mode", "precision.phases", *scale) if run.settings.get("precision.mode") == "auto" else scale
-    rest = [key for key in keys if key not in skipped and key != "precision.mode"]
-    return parts + [f"{key.removeprefix('precision.')}={shorten(_text(run, key), 40)}" for key in rest]
+    rest = [key for key in keys if key not in (*skipped, "precision.mode", "debug.plant")]
+    parts += [f"{key.removeprefix('precision.')}={shorten(_text(run, key), 40)}" for key in rest]
+    return [*parts, "drill"] if "debug.plant" in keys else parts
 
 
-def _precision_defaults() -> dict[str, Any]:
-    return _leaves({"precision": PrecisionConfig().model_dump(mode="json")})
+@cache
+def _defaults() -> dict[str, Any]:
+    return {**_leaves({"precision": PrecisionConfig().model_dump(mode="json")}), "debug.plant": []}
 
 
 def _unique(labels: Sequence[str]) -> list[str]:
