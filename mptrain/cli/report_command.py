@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from mptrain import environment
 from mptrain.cli.output import print_json
 from mptrain.cli.run_commands import AsJson
-from mptrain.errors import ConfigError
+from mptrain.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from mptrain.report.model import Report
@@ -50,8 +51,7 @@ def report(
     from mptrain.report.compare import compare
 
     found = compare(run_dirs, baseline or (), metric)
-    for problem in found.problems:
-        print(f"note: left out: {problem}", file=sys.stderr)
+    print_left_out(found.problems)
     _write_files(found, html, csv, figures)
     if as_json:
         from mptrain.report.as_data import as_json as as_object
@@ -87,6 +87,14 @@ def _write(path: Path, text: str) -> None:
         write_synced(path, [text.encode()])
     except OSError as error:
         raise cannot_write(path, error, "--csv") from error
+
+
+def print_left_out(problems: Sequence[str]) -> None:
+    """Say on stderr which run folders could not be read, and why."""
+    if sys.stderr is None:  # closed by whoever started this process
+        return
+    for problem in problems:
+        print(f"note: left out: {one_line(problem)}", file=sys.stderr)
 
 
 def print_report(found: Report) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mptrain.cli.output import print_json
+from mptrain.cli.report_command import print_left_out
 from mptrain.cli.run_commands import AsJson
 from mptrain.errors import ConfigError
 from mptrain.telemetry import human
@@ -32,8 +32,7 @@ def runs(
     if not os.path.isdir(folder):
         raise ConfigError(f"{folder}: is no folder; name one that has runs in it")
     found, problems = list_runs(list(runs_below(folder)))
-    for problem in problems:
-        print(f"note: left out: {problem}", file=sys.stderr)
+    print_left_out(problems)
     if as_json:
         listed = [asdict(run) | {"ended": datetime.fromtimestamp(run.ended, UTC).isoformat()} for run in found]
         print_json({"schema": 1, "status": "ok", "exit_code": 0, "runs": listed, "problems": problems})

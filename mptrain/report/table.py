@@ -51,7 +51,7 @@ def text_lines(report: Report, width: int | None = None) -> list[Line]:
     lines: list[Line] = []
     for ladder in report.ladders:
         lines += [*_ladder(ladder, width), Line("")]
-    return lines[:-1]
+    return [Line(human.one_line(line.text), line.tone) for line in lines[:-1]]
 
 
 def _ladder(ladder: Ladder, width: int | None) -> Iterator[Line]:

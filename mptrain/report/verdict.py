@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from mptrain.config.wording import shorten
 from mptrain.report import words
 from mptrain.report.model import Comparison, Ladder, Variant
 from mptrain.telemetry.throughput import LOADER_BOUND
@@ -15,19 +16,20 @@ FINISHED = ("ok", "unmet")
 """Statuses of a run that was trained to its end; `unmet` is one whose --expect was not met."""
 CLEAR = 0.05
 """A speed or a memory that differs by less than this share is said to be the same."""
+_ERROR_LENGTH = 120
 _AS_GOOD = ("same", "identical", "better")
 _FAILURES: Mapping[str, tuple[str, str]] = {
     "diverged": ("diverged", "do not use it"),
     "oom": ("ran out of memory", "it does not fit here"),
-    "data_error": ("failed on its data", "see its error"),
-    "env_error": ("could not run here", "see its error"),
-    "config_error": ("could not run here", "see its error"),
-    "crashed": ("crashed", "see its error"),
+    "data_error": ("failed on its data", ""),
+    "env_error": ("could not run here", ""),
+    "config_error": ("could not run here", ""),
+    "crashed": ("crashed", ""),
     "killed": ("was killed", "go on with --resume auto"),
     "preempted": ("was stopped", "go on with --resume auto"),
     "interrupted": ("was stopped", "go on with --resume auto"),
 }
-"""Status -> what became of the run, and what to do."""
+"""Status -> what became of the run, and what to do; where that is nothing, its own error is quoted."""
 
 
 def is_loader_bound(variant: Variant) -> bool:
@@ -76,9 +78,13 @@ def _failure(variant: Variant, metric: str) -> str:
             return f"still running in {variant.statuses['running']} of {words.counted(total, 'seed')}"
         missing = sum(member.metric is None for member in variant.members)
         return f"no finite {metric} in {missing} of {words.counted(total, 'seed')}: do not use it"
-    kinds = {status: _FAILURES.get(status, (status, "see its error")) for status in failed}
+    kinds = {status: _FAILURES.get(status, (status, "")) for status in failed}
     said = [f"{kinds[status][0]} in {count} of {words.counted(total, 'seed')}" for status, count in failed.items()]
-    return f"{words.listed(said)}: {next(iter(kinds.values()))[1]}"
+    advice = next(iter(kinds.values()))[1]
+    errors = [member.error for member in variant.members if member.status in failed and member.error]
+    if not advice and errors:
+        advice = shorten(errors[0].splitlines()[0], _ERROR_LENGTH).rstrip(".")
+    return f"{words.listed(said)}{f': {advice}' if advice else ''}"
 
 
 def _quality(ladder: Ladder, found: Comparison) -> str:

@@ -136,6 +136,7 @@ def test_a_loader_that_sets_the_pace_is_said(tmp_path):
     ("statuses", "said"),
     [
         (["ok", "diverged", "diverged"], "diverged in 2 of 3 seeds: do not use it"),
+        (["crashed", "ok", "ok"], "crashed in 1 of 3 seeds: RuntimeError: bad luck"),
         (["oom", "oom", "oom"], "ran out of memory in 3 of 3 seeds: it does not fit here"),
         (["ok", "ok", "preempted"], "was stopped in 1 of 3 seeds: go on with --resume auto"),
         (["diverged", "ok", "oom"], "diverged in 1 of 3 seeds and ran out of memory in 1 of 3 seeds: do not use it"),
@@ -144,7 +145,7 @@ def test_a_loader_that_sets_the_pace_is_said(tmp_path):
 def test_runs_that_did_not_end_well_are_a_row(tmp_path, statuses, said):
     write_ladder(tmp_path / "a", {"fp32": BASE[:3]})
     for seed, status in enumerate(statuses):
-        write_run(tmp_path / f"{seed}", "bf16", seed, BASE[seed], status=status)
+        write_run(tmp_path / f"{seed}", "bf16", seed, BASE[seed], status=status, error="RuntimeError: bad luck")
     ladder = ladder_of(tmp_path)
     found = variants(ladder)["bf16"]
     assert found.comparison.outcome == "failed"
