@@ -14,8 +14,8 @@ _FIRST_BATCHES = 2
 """Left out: they start the loader's processes and fill their queue."""
 
 
-def loader_rate(run: Run, seconds: float = _SECONDS) -> float:
-    """Return samples per second, over about `seconds` of reading one batch after the other, epoch after epoch.
+def loader_rate(run: Run) -> float:
+    """Return samples per second, over about two seconds of reading one batch after the other, epoch after epoch.
 
     Raises DataError for what cannot be read.
     """
@@ -27,10 +27,10 @@ def loader_rate(run: Run, seconds: float = _SECONDS) -> float:
                     began = time.perf_counter()
                     continue
                 samples += batch.size
-                if time.perf_counter() - began > seconds:
+                if time.perf_counter() - began > _SECONDS:
                     break
         synchronize(run.device)
         elapsed = time.perf_counter() - began
-        if elapsed > seconds:
+        if elapsed > _SECONDS:
             return samples / elapsed
     raise AssertionError("unreachable: epochs do not end")

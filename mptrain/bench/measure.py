@@ -16,7 +16,7 @@ import torch
 
 from mptrain.bench.loader import loader_rate
 from mptrain.bench.memory import Largest, largest_micro_batch, planned_activations
-from mptrain.bench.modes import BASELINE, LeftOut, choose, lacking
+from mptrain.bench.modes import BASELINE, Contestant, LeftOut, choose, lacking
 from mptrain.bench.products import Products, count_products
 from mptrain.bench.rates import Rate, matrix_rate, product_rate
 from mptrain.bench.reasons import Figures, explanation, reasons
@@ -25,6 +25,7 @@ from mptrain.bench.stand import Stand
 from mptrain.bench.timing import WARMUP_STEPS, Settings, Timed, quantiles, run_rounds, speed_up
 from mptrain.config.schema import RunConfig
 from mptrain.errors import CapabilityError, ConfigError, MptrainError, OutOfMemoryError
+from mptrain.precision.modes import get_mode
 from mptrain.precision.plan import layers_with_products
 from mptrain.trainer.build import describe_device, resolve_device
 from mptrain.trainer.environment_report import devices, versions
@@ -67,7 +68,7 @@ def bench(
     contestants, left_out = choose(config, resolve_device(config.device), precisions)
     say(f"building {config.name}")
     stand = Stand(config)
-    products = count_products(stand, contestants[0])
+    products = _count(stand, contestants)
     say("timing the data loader")
     loader = loader_rate(stand.run)
     found, orders = run_rounds(stand, contestants, settings, say)
@@ -78,6 +79,17 @@ def bench(
             _look_into(stand, row, settings, max_batch=max_batch)
     rates = _rates(stand, rows, products, say)
     return _result(stand, rows, products, rates, loader, orders, settings, left_out, load)
+
+
+def _count(stand: Stand, contestants: Sequence[Contestant]) -> Products:
+    """Count in the first mode that can: how many products a step has is the same in all of them."""
+    found: list[Products] = []
+    for contestant in contestants:
+        if not contestant.emulated and get_mode(contestant.mode).gemm is None:
+            stand.attempt(lambda contestant=contestant: found.append(count_products(stand, contestant)))  # type: ignore[misc]
+        if found:
+            return found[0]
+    return Products(None, (), None)
 
 
 def _look_into(stand: Stand, row: _Row, settings: Settings, *, max_batch: bool) -> None:
@@ -155,7 +167,7 @@ def _result(
 ) -> dict[str, Any]:
     config, run = stand.config, stand.run
     tf32 = next((row.speed_up["median"] for row in rows if row.speed_up and row.timed.contestant.mode == "tf32"), None)
-    modes = [_mode(stand, row, products, rates, tf32) for row in rows]
+    modes = [_mode(stand, row, rows[0], products, rates, tf32) for row in rows]
     fastest = max((mode["samples_per_s"] or 0.0 for mode in modes if not mode["emulated"]), default=0.0)
     ending = _ending([row.timed for row in rows])
     device = next(found for found in devices() if found["device"] == str(stand.device))
@@ -195,12 +207,14 @@ def _result(
     }
 
 
-def _mode(stand: Stand, row: _Row, products: Products, rates: _Rates, tf32: float | None) -> dict[str, Any]:
+def _mode(
+    stand: Stand, row: _Row, baseline: _Row, products: Products, rates: _Rates, tf32: float | None
+) -> dict[str, Any]:
     timed, contestant = row.timed, row.timed.contestant
     median_s = timed.median_ms and timed.median_ms / 1e3
     samples_per_s = stand.samples_per_step / median_s if median_s else None
     tokens = stand.tokens_per_sample
-    figures = _figures(stand, row, products, rates, tf32)
+    figures = _figures(stand, row, baseline, products, rates, tf32)
     problem = timed.problem
     return {
         "name": contestant.name,
@@ -249,7 +263,15 @@ def _mfu(row: _Row, products: Products, rates: _Rates, median_s: float | None) -
     return share if share <= _MOST_MFU else None
 
 
-def _figures(stand: Stand, row: _Row, products: Products, rates: _Rates, tf32: float | None) -> Figures:
+def _achieved(row: _Row, products: Products) -> float | None:
+    """Return the operations a second of a step's products, while they run."""
+    share = row.shares.products if row.shares else None
+    if not (products.flops and share and row.timed.median_ms):
+        return None
+    return products.flops / (share * row.timed.median_ms / 1e3)
+
+
+def _figures(stand: Stand, row: _Row, baseline: _Row, products: Products, rates: _Rates, tf32: float | None) -> Figures:
     contestant, large = row.timed.contestant, rates.large
     fmt = row.computed
     return Figures(
@@ -262,6 +284,8 @@ def _figures(stand: Stand, row: _Row, products: Products, rates: _Rates, tf32: f
         shares=row.shares.as_dict() if row.shares else None,
         rate=large[fmt].flops_per_s if fmt in large else None,
         rate_fp32=large[BASELINE].flops_per_s if BASELINE in large else None,
+        achieved=_achieved(row, products),
+        achieved_fp32=_achieved(baseline, products),
         own_rate=rates.own.get(fmt or ""),
         own_rate_fp32=rates.own.get(BASELINE),
         product=products.heaviest.line() if products.heaviest else None,

@@ -3,9 +3,10 @@
 Owns: counting (torch's FlopCounterMode, with what it lacks) and running one product again in another format. Must not:
 time a whole step.
 
-Counted are products and convolutions of forward and backward of one step, 2 m n k each, in FP32: what a precision does
-to them changes their speed, not their number. Causal attention counts whole. FlopCounterMode (torch 2.14) knows no CPU
-attention, and takes the weight gradient of a grouped convolution for an ungrouped one; both are put right here.
+Counted are products and convolutions of forward and backward of one step, 2 m n k each, in the first mode that has the
+memory: what a precision does to them changes their speed, not their number. Causal attention counts whole.
+FlopCounterMode (torch 2.14) knows no CPU attention, and takes the weight gradient of a grouped convolution for an
+ungrouped one; both are put right here.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ class Products:
         }
 
 
-def count_products(stand: Stand, baseline: Contestant) -> Products:
-    """Run one FP32 step and return what its forward and backward multiply; the optimizer is left out."""
+def count_products(stand: Stand, contestant: Contestant) -> Products:
+    """Run one step and return what its forward and backward multiply; the optimizer is left out."""
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     log = _Log(counter.flop_registry)
 
@@ -123,7 +124,7 @@ def count_products(stand: Stand, baseline: Contestant) -> Products:
         with log, counter:  # the counter goes inside: it takes composite operators apart, and the log sees the parts
             compute()
 
-    with stand.built(baseline, around_gradients=counted, compiled=False) as built:
+    with stand.built(contestant, around_gradients=counted, compiled=False) as built:
         built()
     flops = None if log.uncounted else int(counter.get_total_flops())
     heaviest = max(log.forward.values(), key=lambda calls: calls[0].flops * len(calls), default=None)

@@ -48,6 +48,9 @@ class Figures:
     rate: float | None
     """Operations a second of large matrices in its format."""
     rate_fp32: float | None
+    achieved: float | None
+    """Operations a second of all products of the step, while they run."""
+    achieved_fp32: float | None
     own_rate: float | None
     """Operations a second of the model's heaviest product in its format."""
     own_rate_fp32: float | None
@@ -110,20 +113,26 @@ def _of_the_device(f: Figures) -> list[Reason]:
 
 
 def _of_the_products(f: Figures) -> list[Reason]:
-    """Yield what the shapes cost: the model's heaviest product, alone, in both formats."""
-    if not (f.rate and f.rate_fp32 and f.own_rate and f.own_rate_fp32) or f.computed in (None, "fp32"):
+    """Yield what the shapes cost: how fast the step's products run, beside large matrices in the same format."""
+    products = (f.shares or {}).get("products")
+    got, got_fp32 = (f.achieved, f.achieved_fp32) if f.achieved and f.achieved_fp32 else (f.own_rate, f.own_rate_fp32)
+    if not (f.rate and f.rate_fp32 and got and got_fp32) or f.computed in (None, "fp32"):
         return []
-    offered, got = f.rate / f.rate_fp32, f.own_rate / f.own_rate_fp32
-    if offered < _NO_GAIN or got > (1 + offered) / 2:
+    offered, gain, filled = f.rate / f.rate_fp32, got / got_fp32, got / f.rate
+    if offered < _NO_GAIN or gain > (1 + offered) / 2 or filled > _SMALL:
         return []
     fmt = (f.computed or "").upper()
-    text = f"its heaviest product ({f.product}) runs {got:.2f} times as fast in {fmt} as in FP32"
-    products = (f.shares or {}).get("products")
-    weight = products if products is not None else _SMALL
-    if f.own_rate / f.rate < _SMALL:
-        text += f", at {percent(f.own_rate / f.rate)} of the rate of large matrices ({offered:.2f} times FP32's)"
-        return [Reason("small_shapes", weight, f"{text}: too small to fill this device")]
-    return [Reason("shapes", weight, f"{text}, though large matrices run {offered:.2f} times as fast")]
+    text = (
+        f"its products run {gain:.2f} times as fast in {fmt} as in FP32, at {percent(filled)} of the rate of large "
+        f"matrices, which is {offered:.2f} times FP32's"
+    )
+    own_filled = f.own_rate / f.rate if f.own_rate else 0.0
+    alone = f"the heaviest, {f.product}, alone reaches {percent(own_filled)}" if f.own_rate else ""
+    if own_filled < _SMALL:
+        text += ": they are too small to fill this device" + (f" ({alone})" if alone else "")
+        return [Reason("small_shapes", 1.0 if products is None else products, text)]
+    text += f"; {alone}, the others are smaller or run in slower kernels"
+    return [Reason("slow_products", 1.0 if products is None else products, text)]
 
 
 def _of_the_shares(f: Figures) -> list[Reason]:
