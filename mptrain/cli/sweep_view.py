@@ -232,11 +232,11 @@ def figures(row: Row) -> tuple[str, ...]:
 
 
 def _metric(row: Row) -> tuple[str | None, float | None]:
-    """Return name and value of the main metric, as far as they are known."""
-    found = metric_of(row.outcome.result if row.outcome else None)
-    if found is None and row.progress.evaluations:
-        return row.progress.metric, row.progress.evaluations[-1]
-    return found or (None, None)
+    """Return name and value of the main metric, as far as they are known; `loss` alone would be that of training."""
+    name, value = metric_of(row.outcome.result if row.outcome else None) or (None, None)
+    if name is None and row.progress.evaluations:
+        name, value = row.progress.metric, row.progress.evaluations[-1]
+    return ("test loss" if name == "loss" else name), value
 
 
 def standing(row: Row) -> str:
