@@ -17,6 +17,7 @@ _NO_GAIN = 1.2
 """A format whose products run at less than so many times FP32's rate has little to offer."""
 _SMALL = 0.5
 """Below this share of the device's best rate, a product does not fill the device."""
+_FULL = 0.95
 _NOTABLE = 0.1
 """Shares of a step below this explain nothing."""
 _OPTIMIZER_BOUND = 0.3
@@ -127,7 +128,8 @@ def _of_the_products(f: Figures) -> list[Reason]:
         f"matrices, which is {offered:.2f} times FP32's"
     )
     own_filled = f.own_rate / f.rate if f.own_rate else 0.0
-    alone = f"the heaviest, {f.product}, alone reaches {percent(own_filled)}" if f.own_rate else ""
+    reached = "that rate" if own_filled > _FULL else f"{percent(own_filled)} of it"
+    alone = f"the heaviest, {f.product}, alone reaches {reached}" if f.own_rate else ""
     if own_filled < _SMALL:
         text += ": they are too small to fill this device" + (f" ({alone})" if alone else "")
         return [Reason("small_shapes", 1.0 if products is None else products, text)]
