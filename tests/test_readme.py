@@ -13,16 +13,17 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 README = (ROOT / "README.md").read_text()
 BLOCKS = [(m[1], m[2]) for m in BLOCK.finditer(README)]
 FILE_NAME = re.compile(r"# (\S+\.(?:py|yaml))\n")
-SHORT = "--max-steps 8"
-"""Training commands are cut to this; everything else runs as printed."""
+SHORT = {"run": "--max-steps 8", "sweep": "--max-steps 8", "bench": "--seconds 0.3 --repeats 2 --no-max-batch"}
+"""Commands that take long are cut to this; everything else runs as printed."""
 
 
 def shortened(script: str) -> str:
-    """Cut every training command of a script to a few steps, unless it sets its own length."""
+    """Cut every long command of a script to a few steps, unless it sets its own length."""
     lines = []
     for line in script.splitlines():
-        if "mptrain run" in line and "--max-steps" not in line:
-            line = re.sub(r"(mptrain run [^;|>#]*[^;|>#\s])", rf"\1 {SHORT}", line, count=1)
+        for name, short in SHORT.items():
+            if f"mptrain {name} " in line and short.split()[0] not in line:
+                line = re.sub(rf"(mptrain {name} [^;|>#]*[^;|>#\s])", rf"\1 {short}", line, count=1)
         lines.append(line)
     return "\n".join(lines)
 
