@@ -1,95 +1,113 @@
-"""Puts the results of an experiment's runs into one table: a row per variant, over its seeds.
+"""The numerics of runs as a table for each ladder: `python -m recipes.table RUN_DIR...`.
 
-Owns: the figures and their words. Must not: run anything or read files.
+`mptrain report` says which precision to use; this shows why: what underflowed, what updates were lost, what was held.
+Runs, variants and their names are the report's.
+
+Owns: that table. Must not: run anything, or group runs.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from mptrain.telemetry.human import NOT_AVAILABLE
+import msgspec
 
-Spread = tuple[float, float | None] | None
-"""Mean and sample standard deviation over seeds (None for one seed); None where no seed has the figure."""
+from mptrain.cli.report_command import print_left_out
+from mptrain.report import cells
+from mptrain.report.compare import compare
+from mptrain.report.model import Ladder, Report, Variant
+from mptrain.report.records import read_object
+from mptrain.telemetry import human
+from recipes.shown import errors_as_lines, known_mean, markdown, percent, with_spread
 
-
-def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return variant -> its figures over seeds, from results (`result.json`) that carry a `variant`."""
-    variants = dict.fromkeys(run["variant"] for run in runs)
-    return {variant: _figures([run for run in runs if run["variant"] == variant]) for variant in variants}
-
-
-def _figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    numerics = [run.get("numerics") or {} for run in runs]
-    metric = next((run["best"]["metric"] for run in runs if run.get("best")), None)
-    return {
-        "metric": metric,
-        "final": spread(run["metrics"][metric] if run.get("metrics") else None for run in runs),
-        "train_loss": spread(run.get("train_loss") for run in runs),
-        "skipped_steps": spread(run.get("skipped_steps") for run in runs),
-        "underflow_share": spread(found.get("underflow_share") for found in numerics),
-        "zero_share": spread(found.get("zero_share") for found in numerics),
-        "lost_update_share": spread(found.get("lost_update_share") for found in numerics),
-        "held_bytes": spread((run.get("held_bytes") or {}).get("measured", {}).get("total") for run in runs),
-        "peak_memory_bytes": spread(run.get("peak_memory_bytes") for run in runs),
-        "statuses": dict(Counter(run["status"] for run in runs)),
-    }
+_NUMERICS = ("underflow", "zero gradients", "lost updates")
 
 
-def spread(values: Iterable[float | None]) -> Spread:
-    """Return mean and deviation of what is known of `values`."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+class Shares(msgspec.Struct):
+    """Means over a run's samples (`log.numerics_every`); null where they were not counted."""
+
+    underflow_share: float | None = None
+    zero_share: float | None = None
+    lost_update_share: float | None = None
 
 
-def markdown(rows: Mapping[str, Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table as markdown, with the number of seeds, the device and the versions under it."""
-    metric = next((row["metric"] for row in rows.values() if row["metric"]), "metric")
-    head = ["variant", metric, "train loss", "skipped steps", "underflow", "zero gradients", "lost updates"]
-    head += ["held", "peak memory", "ended"]
-    lines = [head, ["---"] * len(head), *(_cells(name, row) for name, row in rows.items())]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    counts = "/".join(str(count) for count in sorted({sum(row["statuses"].values()) for row in rows.values()}))
-    devices = ", ".join(sorted({run["device"] for run in runs if run.get("device")})) or NOT_AVAILABLE
-    versions = runs[0]["versions"]
-    made_with = ", ".join(f"{name} {versions[name]}" for name in ("mptrain", "torch", "python"))
-    return f"{table}\n\nMean ± standard deviation over {counts} seeds; {devices}; {made_with}.\n"
+class Held(msgspec.Struct):
+    """Bytes that training keeps from step to step."""
+
+    total: int
 
 
-def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
-    held, peak = row["held_bytes"], row["peak_memory_bytes"]
+class HeldBytes(msgspec.Struct):
+    """Those of result.json."""
+
+    measured: Held
+
+
+class Measured(msgspec.Struct):
+    """What the table needs of result.json beside the report's figures."""
+
+    schema: int
+    numerics: Shares | None = None
+    held_bytes: HeldBytes | None = None
+
+
+def read_report(paths: Sequence[Path]) -> Report:
+    """Return the report on the runs among and below `paths`; what could not be read is said on stderr.
+
+    Raises ConfigError where there is no run, DataError where none can be read.
+    """
+    found = compare(paths)
+    print_left_out(found.problems)
+    return found
+
+
+def table(ladder: Ladder) -> str:
+    """Return a ladder's table as markdown, with the number of seeds, the device and the versions under it.
+
+    Metric and loss are means over the runs that were trained to their end, shares and bytes over all that have them.
+    Raises DataError for a result.json that is damaged.
+    """
+    head = ["variant", ladder.metric, "train loss", "skipped steps", *_NUMERICS, "held", "peak memory", "ended"]
+    seeds = "/".join(str(count) for count in sorted({len(variant.members) for variant in ladder.variants}))
+    versions = ", ".join(f"{name} {_fact(ladder, name)}" for name in ("mptrain", "torch", "python"))
+    made_with = f"Mean ± standard deviation over {seeds} seeds; {_fact(ladder, 'device')}; {versions}."
+    return f"{markdown(head, map(_row, ladder.variants))}\n\n{made_with}"
+
+
+def _fact(ladder: Ladder, name: str) -> str:
+    found: Any = ladder.environment.get(name, human.NOT_AVAILABLE)
+    return ", ".join(map(str, found)) if isinstance(found, list) else str(found)
+
+
+def _row(variant: Variant) -> list[str]:
+    found = [read_object(Path(member.path, "result.json"), Measured) for member in variant.members]
+    results = [result for result in found if result is not None]
+    shares = [result.numerics for result in results if result.numerics]
+    held = known_mean(result.held_bytes.measured.total for result in results if result.held_bytes)
+    skipped = variant.skipped_steps
     return [
-        name,
-        with_spread(row["final"]),
-        with_spread(row["train_loss"]),
-        NOT_AVAILABLE if row["skipped_steps"] is None else f"{row['skipped_steps'][0]:.3g}",
-        _percent(row["underflow_share"]),
-        _percent(row["zero_share"]),
-        _percent(row["lost_update_share"]),
-        NOT_AVAILABLE if held is None else f"{held[0] / 2**10:.0f} KiB",
-        NOT_AVAILABLE if peak is None else f"{peak[0] / 2**20:.0f} MiB",
-        _ended(row["statuses"]),
+        variant.label,
+        with_spread(variant.metric),
+        with_spread(variant.train_loss),
+        human.NOT_AVAILABLE if skipped is None else f"{skipped.mean:.3g}",
+        *(percent(known_mean(getattr(each, name) for each in shares)) for name in Shares.__struct_fields__),
+        human.size(None if held is None else round(held)),
+        cells.memory(variant),
+        cells.statuses(variant),
     ]
 
 
-def with_spread(value: Spread) -> str:
-    """Return it in words."""
-    if value is None:
-        return NOT_AVAILABLE
-    mean, deviation = value
-    return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table of every ladder among some runs."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.table", description="The numerics of runs.")
+    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders above runs")
+    asked = parser.parse_args(arguments)
+    with errors_as_lines():
+        print("\n\n".join(f"## {ladder.title}\n\n{table(ladder)}" for ladder in read_report(asked.run_dirs).ladders))
 
 
-def _percent(share: Spread) -> str:
-    return NOT_AVAILABLE if share is None else f"{100 * share[0]:.3g} %"
-
-
-def _ended(statuses: Mapping[str, int]) -> str:
-    if len(statuses) == 1:
-        return next(iter(statuses))
-    return ", ".join(f"{count} {status}" for status, count in statuses.items())
+if __name__ == "__main__":
+    main()

@@ -6,52 +6,67 @@ Owns: the table, a row per stretch of the run, from the run's `events.jsonl`. Mu
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import msgspec
+
+from mptrain.errors import ConfigError
+from mptrain.report.records import EVENTS, Event, decode, read_lines
+from mptrain.report.runs import CONFIG, SKIPS
 from mptrain.telemetry.human import NOT_AVAILABLE
+from recipes.shown import errors_as_lines, known_mean, markdown, percent
 
 HEAD = ["steps", "gradient norm", "loss scale", "skipped", "underflow", "below normal", "zero gradients"]
+_SHARES = ("underflow_share", "below_normal_share", "zero_share")
 
 
-def timeline(events: Sequence[dict[str, Any]], rows: int) -> str:
-    """Return the markdown table of a run's events over `rows` stretches of equal length.
+class Sample(msgspec.Struct):
+    """The data of a `numerics` event; null where a figure was not counted or not finite."""
+
+    attempted_step: int
+    loss_scale: float
+    grad_norm: float | None
+    underflow_share: float | None
+    below_normal_share: float | None
+    zero_share: float | None
+
+
+def read_timeline(run_dir: Path) -> tuple[list[Sample], list[int]]:
+    """Return a run's samples and the attempted steps that it skipped.
+
+    Raises ConfigError for a folder without samples, DataError for a damaged one.
+    """
+    if not (run_dir / CONFIG).is_file():
+        raise ConfigError(f"{run_dir}: is no run's folder: it has no {CONFIG}; name the folder of one run")
+    path = run_dir / "events.jsonl"
+    events: list[Event] = [event for chunk in read_lines(path, EVENTS) for event in chunk]
+    samples = [decode(path, event.data, Sample) for event in events if event.kind == "numerics"]
+    if not samples:
+        raise ConfigError(f"{run_dir}: has no samples of its gradients; run it with log.numerics_every above 0")
+    return samples, [event.attempted_step for event in events if event.kind in SKIPS]
+
+
+def timeline(samples: Sequence[Sample], skips: Sequence[int], rows: int) -> str:
+    """Return the table as markdown, over `rows` stretches of equal length.
 
     Figures are means over the samples of a stretch (`log.numerics_every`); the loss scale is that of the last one.
     """
-    samples = [event["data"] for event in events if event["kind"] == "numerics"]
-    skips = [event["attempted_step"] for event in events if event["kind"] in ("overflow", "nonfinite_loss")]
-    last = max([*(sample["attempted_step"] for sample in samples), *skips])
-    lines = [HEAD, ["---"] * len(HEAD)]
-    for row in range(rows):
-        first, end = row * last // rows + 1, (row + 1) * last // rows
-        inside = [sample for sample in samples if first <= sample["attempted_step"] <= end]
-        skipped = sum(first <= step <= end for step in skips)
-        lines.append([f"{first}-{end}", *_cells(inside, skipped)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    last = max([*(sample.attempted_step for sample in samples), *skips])
+    stretches = [(row * last // rows + 1, (row + 1) * last // rows) for row in range(rows)]
+    return markdown(HEAD, [_row(samples, skips, *stretch) for stretch in stretches])
 
 
-def _cells(samples: Sequence[dict[str, Any]], skipped: int) -> list[str]:
-    norm = _mean(samples, "grad_norm")
+def _row(samples: Sequence[Sample], skips: Sequence[int], first: int, end: int) -> list[str]:
+    inside = [sample for sample in samples if first <= sample.attempted_step <= end]
+    norm = known_mean(sample.grad_norm for sample in inside)
     return [
+        f"{first}-{end}",
         NOT_AVAILABLE if norm is None else f"{norm:.3g}",
-        f"{samples[-1]['loss_scale']:g}" if samples else NOT_AVAILABLE,
-        str(skipped),
-        *(_percent(_mean(samples, key)) for key in ("underflow_share", "below_normal_share", "zero_share")),
+        f"{inside[-1].loss_scale:g}" if inside else NOT_AVAILABLE,
+        str(sum(first <= step <= end for step in skips)),
+        *(percent(known_mean(getattr(sample, name) for sample in inside)) for name in _SHARES),
     ]
-
-
-def _mean(samples: Sequence[dict[str, Any]], key: str) -> float | None:
-    known = [sample[key] for sample in samples if sample[key] is not None]
-    return statistics.fmean(known) if known else None
-
-
-def _percent(share: float | None) -> str:
-    return NOT_AVAILABLE if share is None else f"{100 * share:.3g} %"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,16 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("run_dir", type=Path, help="a run's folder")
     parser.add_argument("--rows", type=int, default=6, help="stretches of equal length")
     asked = parser.parse_args(arguments)
-    try:
-        lines = (asked.run_dir / "events.jsonl").read_text().splitlines()
-    except OSError as error:
-        print(f"{asked.run_dir} is no run's folder: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    events = [json.loads(line) for line in lines]
-    if not any(event["kind"] == "numerics" for event in events):
-        print(f"{asked.run_dir} has no samples: run it with log.numerics_every above 0", file=sys.stderr)
-        raise SystemExit(2)
-    print(timeline(events, asked.rows))
+    with errors_as_lines():
+        print(timeline(*read_timeline(asked.run_dir), asked.rows))
 
 
 if __name__ == "__main__":

@@ -142,15 +142,6 @@ def test_the_page_s_example(here):
     assert (len(found.runs), found.notices) == (48, ())
 
 
-def test_experiments_of_recipes_are_sweep_files(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    paths = sorted(Path("recipes").glob("*/experiment.yaml"))
-    for path in paths:
-        request = read_request([str(path)])
-        runs = make_plan(request.configs, request.axes, common=request.common).runs
-        assert {run.run_id.rpartition("_")[2] for run in runs} == {"seed-0", "seed-1", "seed-2"}
-
-
 def test_grid_and_zip_of_a_sweep_file(here):
     Path("sweep.yaml").write_text(
         "configs: [small.yaml, other.yaml]\n"
