@@ -94,7 +94,7 @@ def _row(variant: Variant) -> list[str]:
         with_spread(variant.train_loss),
         human.NOT_AVAILABLE if skipped is None else f"{skipped.mean:.3g}",
         *(percent(known_mean(getattr(each, name) for each in shares)) for name in Shares.__struct_fields__),
-        human.size(None if held is None else round(held)),
+        human.NOT_AVAILABLE if held is None else f"{held / 2**10:.0f} KiB",  # one unit, so that rows compare
         cells.memory(variant),
         cells.statuses(variant),
     ]

@@ -56,9 +56,9 @@ def test_figures_are_means_and_sample_deviations_and_what_is_missing_says_so(tmp
         "## small",
         "",
         *HEAD,
-        "| fp32 | 0.6 ± 0.14 | 1 ± 0 | 0 | n/a | 50 % | n/a | 3.0 KiB | 1000 B | 2 ok |",
+        "| fp32 | 0.6 ± 0.14 | 1 ± 0 | 0 | n/a | 50 % | n/a | 3 KiB | 1000 B | 2 ok |",
         "| bf16 | n/a | n/a | 0 | n/a | n/a | n/a | n/a | 1000 B | 1 env_error |",
-        "| fp16 | 0.6 ± 0.14 | 1 ± 0 | 1.5 | 50 % | 50 % | n/a | 3.0 KiB | 1000 B | 2 ok |",
+        "| fp16 | 0.6 ± 0.14 | 1 ± 0 | 1.5 | 50 % | 50 % | n/a | 3 KiB | 1000 B | 2 ok |",
         "",
         "Mean ± standard deviation over 1/2 seeds; cpu (x86_64, 1 threads); mptrain 1, torch 2, python 3.",
     ]
