@@ -20,7 +20,7 @@ HEAD = [
     "|" + " --- |" * 10,
 ]
 BASE = """
-model: {name: mlp, hidden: [4]}
+model: {name: mlp, hidden: [512]}
 data: {name: synthetic, input_shape: [3], num_outputs: 2, num_train: 64, num_test: 32, batch_size: 8}
 task: classification
 optimizer: sgd
