@@ -1,4 +1,4 @@
-"""How fast this device multiplies: large matrices per format, and the model's own heaviest product.
+"""How fast this device multiplies: large products per format, and the model's own heaviest product.
 
 Owns: those measurements, which take the place of a datasheet. Must not: know steps or models.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ _LAYOUTS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 )
 """The products of a linear layer: output, gradient of the input, gradient of the weight."""
 _SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
+_CONVOLUTIONS = {"cpu": (4, 128, 30), "cuda": (64, 256, 58)}
+"""Samples, channels in and out, and side of the images; on a CPU a few milliseconds, which others rarely interrupt."""
 _MEASURED_S = 0.15
 _BATCHES = 5
 """On a GPU, where single calls are too short for the host's clock."""
@@ -35,17 +37,19 @@ _LONGEST_S = 0.5
 
 
 class Rate(NamedTuple):
-    """The best rate of square matrices."""
+    """The best rate of large products."""
 
     flops_per_s: float
-    size: int
+    of: str
+    """What reached it."""
 
 
 def matrix_rate(fmt: str, device: torch.device) -> Rate | None:
-    """Return the best rate over a few sizes of products of `fmt` (fp64 fp32 tf32 fp16 bf16); None where torch has none.
+    """Return the best rate of a few large products in `fmt` (fp64 fp32 tf32 fp16 bf16); None where torch has none.
 
-    2 n^3 operations for n x n matrices of random numbers. The layout that is fastest at the smallest size is kept: on a
-    CPU, FP16 has a fast kernel for one of them only.
+    Square matrices, 2 n^3 operations; the layout that is fastest at the smallest size is kept: on a CPU, FP16 has a
+    fast kernel for one of them only. And a convolution: torch computes it with another library, which can be the faster
+    one (measured on an AMD CPU in FP32: by a quarter and more).
     """
     found: list[Rate] = []
     layouts = _LAYOUTS
@@ -57,10 +61,24 @@ def matrix_rate(fmt: str, device: torch.device) -> Rate | None:
             except (NotImplementedError, RuntimeError):
                 break
             layouts = (min(took, key=lambda layout: took[layout]),)
-            found.append(Rate(2 * size**3 / took[layouts[0]], size))
+            found.append(Rate(2 * size**3 / took[layouts[0]], f"{size} x {size} matrices"))
             if took[layouts[0]] > _LONGEST_S:
                 break
+        with suppress(NotImplementedError, RuntimeError):
+            found.append(_convolution_rate(fmt, device))
     return max(found, default=None)
+
+
+def _convolution_rate(fmt: str, device: torch.device) -> Rate:
+    samples, channels, side = _CONVOLUTIONS[device.type]
+    image, weight = (
+        torch.randn(shape, device=device).to(_dtype(fmt)).contiguous(memory_format=torch.channels_last)
+        for shape in ((samples, channels, side, side), (channels, channels, 3, 3))
+    )
+    with torch.no_grad():
+        seconds = seconds_per_call(partial(torch.conv2d, image, weight), device)
+    flops = 2 * samples * (side - 2) ** 2 * channels**2 * 9
+    return Rate(flops / seconds, f"a 3x3 convolution of {samples} x {channels} x {side} x {side}")
 
 
 def product_rate(product: Product, fmt: str, device: torch.device) -> float | None:

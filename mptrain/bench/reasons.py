@@ -47,7 +47,7 @@ class Figures:
     speed_up: dict[str, Any] | None
     shares: dict[str, float | None] | None
     rate: float | None
-    """Operations a second of large matrices in its format."""
+    """Operations a second of large products in its format."""
     rate_fp32: float | None
     achieved: float | None
     """Operations a second of all products of the step, while they run."""
@@ -106,7 +106,7 @@ def _of_the_device(f: Figures) -> list[Reason]:
     products = (f.shares or {}).get("products")
     if f.rate and f.rate_fp32 and f.computed not in (None, "fp32") and f.rate / f.rate_fp32 < _NO_GAIN:
         why = f" ({f.level_reason})" if f.level_reason else ""
-        text = f"this device multiplies large matrices in {fmt} at {f.rate / f.rate_fp32:.2f} times its FP32 rate{why}"
+        text = f"this device computes large products in {fmt} at {f.rate / f.rate_fp32:.2f} times its FP32 rate{why}"
         found.append(Reason("no_faster_arithmetic", products if products is not None else 0.9, text))
     elif f.level == "slow" and f.level_reason:
         found.append(Reason("no_native_arithmetic", 0.5, f.level_reason))
@@ -114,7 +114,7 @@ def _of_the_device(f: Figures) -> list[Reason]:
 
 
 def _of_the_products(f: Figures) -> list[Reason]:
-    """Yield what the shapes cost: how fast the step's products run, beside large matrices in the same format."""
+    """Yield what the shapes cost: how fast the step's products run, beside large products in the same format."""
     products = (f.shares or {}).get("products")
     got, got_fp32 = (f.achieved, f.achieved_fp32) if f.achieved and f.achieved_fp32 else (f.own_rate, f.own_rate_fp32)
     if not (f.rate and f.rate_fp32 and got and got_fp32) or f.computed in (None, "fp32"):
@@ -125,7 +125,7 @@ def _of_the_products(f: Figures) -> list[Reason]:
     fmt = (f.computed or "").upper()
     text = (
         f"its products run {gain:.2f} times as fast in {fmt} as in FP32, at {percent(filled)} of the rate of large "
-        f"matrices, which is {offered:.2f} times FP32's"
+        f"products, which is {offered:.2f} times FP32's"
     )
     own_filled = f.own_rate / f.rate if f.own_rate else 0.0
     reached = "that rate" if own_filled > _FULL else f"{percent(own_filled)} of it"

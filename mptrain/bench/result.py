@@ -29,7 +29,7 @@ from mptrain.trainer.materials import describe_data, describe_model
 _BUSY = 0.5
 """A load of more than this per core before the bench is warned of."""
 _MOST_MFU = 1.1
-"""A step that is faster than large matrices runs on other kernels than these: their rate is no measure of it."""
+"""A step that is faster than large products runs on other kernels than these: their rate is no measure of it."""
 _NOISY = 0.1
 """A spread of more than this among rounds is warned of."""
 
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass
 class Rates:
-    """Operations a second by format: of large matrices, and of the model's heaviest product."""
+    """Operations a second by format: of large products, and of the model's heaviest product."""
 
     large: dict[str, Rate]
     own: dict[str, float]
@@ -58,7 +58,7 @@ class Rates:
         """Return it as JSON-able data."""
         return {
             "flops_per_s": {fmt: rate.flops_per_s for fmt, rate in self.large.items()},
-            "matrix_size": {fmt: rate.size for fmt, rate in self.large.items()},
+            "of": {fmt: rate.of for fmt, rate in self.large.items()},
             "heaviest_product_flops_per_s": self.own,
         }
 

@@ -92,7 +92,7 @@ def _foot(result: Mapping[str, Any]) -> Iterator[str]:
     yield from _item("loader", f"{_short(loader['samples_per_s'])} samples/s{bound}")
     large = ", ".join(f"{fmt} {_flops(rate)}" for fmt, rate in rates["flops_per_s"].items())
     counted = result["products"]["flops_per_step"]
-    text = f"large matrices, measured: {large or NOT_AVAILABLE}"
+    text = f"large products, measured: {large or NOT_AVAILABLE}"
     text += f"; the step's products: {_flops(counted, unit='FLOP')}" if counted else "; the step's products: n/a"
     if result["products"]["uncounted"]:
         text += f"; products not counted, no MFU: {', '.join(result['products']['uncounted'])}"

@@ -68,7 +68,7 @@ def test_the_heaviest_cause_comes_first_with_its_figure():
 
 def test_the_hardware_is_named_with_the_rate_that_shows_it():
     said = explanation(replace(FIGURES, rate=0.5e12, level="slow", level_reason="no AMX"))
-    assert "multiplies large matrices in BF16 at 0.50 times its FP32 rate (no AMX)" in said
+    assert "computes large products in BF16 at 0.50 times its FP32 rate (no AMX)" in said
 
 
 def test_only_what_all_rounds_agree_on_is_a_difference():
