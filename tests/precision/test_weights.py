@@ -88,7 +88,7 @@ def wide_model(dtype):
 
 def live_bytes():
     gc.collect()
-    found = [o for o in gc.get_objects() if type(o) in (torch.Tensor, nn.Parameter)]
+    found = [o for o in gc.get_objects() if type(o) in (torch.Tensor, nn.Parameter) and o.layout == torch.strided]
     found += [t.grad for t in found if t.is_leaf and t.grad is not None]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
     return sum(storages.values())

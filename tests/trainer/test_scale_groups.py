@@ -12,13 +12,8 @@ GROUPS = [{"match": "type:Linear", "init_scale": 2.0**22}]
 
 
 def run_of(mode, **scaling):
-    """Emulated: after an infinity, oneDNN's FP16 products on CPUs with AMX need not give the same bits twice."""
     return {
-        "precision": {
-            "mode": mode,
-            "backend": "emulated",
-            "loss_scale": {"kind": "dynamic", "groups": GROUPS, **scaling},
-        },
+        "precision": {"mode": mode, "loss_scale": {"kind": "dynamic", "groups": GROUPS, **scaling}},
         "train": {"clip_norm": 1.0, "accumulate": 2},
         "optimizer": {"name": "sgd", "lr": 0.05},
     }
