@@ -115,6 +115,14 @@ def _unclear(by: str, found: Comparison, ladder: Ladder) -> str:
     if n == 1:
         return f"one seed cannot tell ({by}); three or more would"
     more = f"; about {found.seeds_needed} seeds would" if found.seeds_needed else ""
+    low, high = found.difference.low, found.difference.high
+    if low is not None and high is not None and low < high and (low > 0 or high < 0):
+        direction = "better" if (found.difference.mean > 0) == ladder.higher_is_better else "worse"
+        others = sum(each.comparison is not None for each in ladder.variants)
+        chance = f"among {others} comparisons that can be chance"
+        return (
+            f"probably {direction}: {by} over {words.counted(n, 'seed')}, but {chance}{more + ' tell' if more else ''}"
+        )
     if not more and not ladder.noise_floor:
         more = f"; {ladder.baseline} is the same in every seed, so nothing tells what counts as a difference"
     return f"cannot tell: {by} over {words.counted(n, 'seed')}{more}"

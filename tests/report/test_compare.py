@@ -90,6 +90,20 @@ def test_too_few_seeds_are_said(tmp_path):
     assert ladder.recommendation.startswith("Stay with fp32 for now: bf16 is 2.0 times faster, but 2 seeds cannot tell")
 
 
+def test_a_difference_that_is_sure_only_by_itself_is_probable(tmp_path):
+    """p = 0.02 is below 5%, three times that (Holm, three comparisons) is not."""
+    base = [0.750, 0.753, 0.756]
+    others = {mode: [0.75, 0.76, 0.754] for mode in ("bf16", "fp16")}
+    write_ladder(tmp_path, {"fp32": base, "bf16-pure": [0.737, 0.744, 0.741]} | others)
+    found = variants(ladder_of(tmp_path))["bf16-pure"]
+    assert found.comparison.outcome == "unclear"
+    assert 0.05 < found.comparison.p_value < 0.15
+    assert found.verdict == (
+        "bf16-pure: probably worse: -1.2 ± 0.8 points over 3 seeds, but among 3 comparisons that can be chance; "
+        "about 4 seeds would tell."
+    )
+
+
 def test_one_seed_cannot_tell(tmp_path):
     write_ladder(tmp_path, {"fp32": [0.9], "bf16": [0.5]})
     ladder = ladder_of(tmp_path)
