@@ -47,7 +47,8 @@ def look(runs: Sequence[PlannedRun], *, retry_failed: bool = False) -> list[Foun
                 f"{run.label}: {run.run_dir} holds a run of another config ({difference}); remove it, or choose "
                 "another --output-dir"
             )
-        found.append(_look(run.run_dir, retry_failed))
+        else:
+            found.append(_look(run.run_dir, retry_failed))
     if problems:
         raise ConfigError(problems)
     return found

@@ -72,8 +72,10 @@ class PlannedRun:
 
     def arguments(self) -> list[str]:
         """Return the arguments of the `mptrain` command that it is."""
+        path = str(self.config_path)
+        path = f"./{path}" if path.startswith("-") else path  # which would be an option
         place = ["--output-dir", str(self.output_dir), "--run-id", self.run_id, "--resume", "auto", "--quiet"]
-        return ["run", str(self.config_path), *self.overrides, *place]
+        return ["run", path, *self.overrides, *place]
 
     def command(self) -> list[str]:
         """Return the whole command, run by this process's Python."""

@@ -10,11 +10,12 @@ import importlib
 import json
 import shlex
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mptrain.config.yaml_reader import read_scalar
 from mptrain.durable import read_regular
@@ -60,11 +61,19 @@ def fill(template: str, run: PlannedRun) -> str:
 
 
 def _by_shell(line: str) -> str:
-    done = subprocess.run(line, shell=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # noqa: S602
-    if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise CapabilityError(f"--submit: {line!r} ended with code {done.returncode}: {said}")
-    return done.stdout.strip()
+    # Files, not pipes: what `srun ... &` leaves in the background would hold a pipe open, and the sweep with it.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        code = subprocess.call(line, shell=True, stdin=subprocess.DEVNULL, stdout=out, stderr=err)  # noqa: S602
+        said, complaint = _content(out), _content(err)
+    if code != 0:
+        last = (complaint or said or "it said nothing").splitlines()[-1]
+        raise CapabilityError(f"--submit: {line!r} ended with code {code}: {last}")
+    return said
+
+
+def _content(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace").strip()
 
 
 def _with_submitit(settings: Sequence[str], folder: Path) -> Submit:

@@ -23,7 +23,7 @@ from mptrain.errors import DataError
 from mptrain.telemetry.console import View
 from mptrain.telemetry.records import Evaluation, Event, GradientHistogram, Numerics, Progress, RunInfo
 
-_KILLED = "killed: its process left no result; go on with mptrain run ... --resume auto"
+KILLED = "killed: its process left no result; go on with mptrain run ... --resume auto"
 _STARTED_OVER = "the run was taken up anew, or its folder vanished"
 
 
@@ -104,7 +104,7 @@ class Follower:
             return True
         except OSError as error:
             raise DataError(f"{self._run_dir}: cannot read its records: {error.strerror}") from error
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             said = f"its records are damaged, or of another version of mptrain ({type(error).__name__}: {error})"
             raise DataError(f"{self._run_dir}: {said}") from error
         return running
@@ -143,7 +143,7 @@ class Follower:
         if self._console is None:
             return
         if result is None:
-            self.leave(_KILLED)
+            self.leave(KILLED)
         else:
             self._console.end(restored(result))
 

@@ -32,6 +32,7 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
 }
 _CONDITION = re.compile(r"\s*([^\s<>=!]+)\s*([<>=!]+)\s*([^<>=!]*?)\s*")
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _SPEEDS = ("samples_per_s", "tokens_per_s", "step_time_ms", "data_wait_fraction")
 _OPEN_SECTIONS = ("metrics.", "summary.")
 """What only the end of a run tells the names of."""
@@ -66,8 +67,10 @@ class Expectation:
         return value, None if self._is_met(value) else f"it is {_shown(value)}"
 
     def _is_met(self, value: Any) -> bool:
-        if isinstance(value, bool | str) or isinstance(self.wanted, str):
+        if isinstance(value, bool | str):
             return self.comparison in ("==", "!=") and _COMPARE[self.comparison](_shown(value), _shown(self.wanted))
+        if isinstance(self.wanted, str):  # a slip, e.g. the letter O for a zero, which != must not let through
+            return False
         return not math.isnan(value) and _COMPARE[self.comparison](value, self.wanted)
 
 
@@ -92,7 +95,7 @@ def _parse(text: str) -> Expectation:
     if comparison not in _COMPARE:
         raise ConfigError(f"--expect: {shorten(text)!r} compares with '{comparison}'; use {' '.join(_COMPARE)}")
     number = _number(wanted)
-    if number is None and comparison not in ("==", "!="):
+    if number is None and (comparison not in ("==", "!=") or _NOT_FINITE.fullmatch(wanted)):
         raise ConfigError(f"--expect: {shorten(text)!r} needs a number after '{comparison}', not '{shorten(wanted)}'")
     return Expectation(name, comparison, wanted if number is None else number)
 

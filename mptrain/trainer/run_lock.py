@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -26,6 +27,8 @@ except ImportError:  # no POSIX: a run directory is not guarded there
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+ASKING_S = 0.1
+"""More than `is_held` keeps the lock that it asks by."""
 _held: set[int] = set()
 
 
@@ -66,7 +69,7 @@ def _locked(run_dir: Path) -> int:
         except OSError as error:
             said = "free space or permissions there, or choose another --output-dir"
             raise CapabilityError(f"cannot write {run_dir}: {error.strerror}; {said}") from error
-        if not _lock(descriptor):
+        if not _lock(descriptor) and not _lock_after_askers(descriptor):
             holder = _holder(descriptor)
             os.close(descriptor)
             raise ConfigError(
@@ -99,23 +102,28 @@ def last_status(run_dir: Path) -> str:
 
 
 def is_held(run_dir: Path) -> bool:
-    """Say whether a living process is at work in a run's folder."""
+    """Say whether a living process is at work in a run's folder; the right to read it is enough."""
     try:
-        descriptor = os.open(run_dir / LOCK, os.O_RDWR)
+        descriptor = os.open(run_dir / LOCK, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for
     except OSError:
         return False
     try:
-        return not _lock(descriptor)
+        return not _lock(descriptor, shared=True)  # two who ask at once do not see each other
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock_after_askers(descriptor: int) -> bool:
+    time.sleep(ASKING_S)
+    return _lock(descriptor)
+
+
+def _lock(descriptor: int, *, shared: bool = False) -> bool:
     """Take the lock; return whether it was free. A file system without locks guards nothing."""
     if fcntl is None:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

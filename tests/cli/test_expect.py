@@ -64,6 +64,8 @@ def test_conditions_that_are_met(condition):
         ("precision.mode==bf16", "it is fp16"),
         ("precision.autocast!=true", "it is true"),
         ("skipped_steps==few", "it is 3"),
+        ("skipped_steps!=O", "it is 3"),
+        ("loss!=few", "it is nan"),
         ("precision.mode>=16", "it is fp16"),
         ("samples_per_s>=100", "it was not measured (emulated)"),
         ("step_time_ms.p90<100", "it was not measured (emulated)"),
@@ -106,13 +108,15 @@ def test_a_run_that_ended_otherwise_keeps_its_status():
 
 def test_every_mistake_in_the_conditions_is_told():
     with pytest.raises(ConfigError) as caught:
-        parse_expectations(["accuracy=0.5,skipped_steps<=few,accuracy,>=3,a>=nan", "", "a>=1,,b=>2"])
+        parse_expectations(["accuracy=0.5,skipped_steps<=few,accuracy,>=3,a>=nan,a!=NaN,a==-inf", "", "a>=1,,b=>2"])
     assert caught.value.problems == [
         "--expect: 'accuracy=0.5' compares with '='; use >= <= == != > <",
         "--expect: 'skipped_steps<=few' needs a number after '<=', not 'few'",
         "--expect: 'accuracy' is no condition; write it as accuracy>=0.5",
         "--expect: '>=3' is no condition; write it as accuracy>=0.5",
         "--expect: 'a>=nan' needs a number after '>=', not 'nan'",
+        "--expect: 'a!=NaN' needs a number after '!=', not 'NaN'",
+        "--expect: 'a==-inf' needs a number after '==', not '-inf'",
         "--expect: '' is no condition; write it as accuracy>=0.5",
         "--expect: '' is no condition; write it as accuracy>=0.5",
         "--expect: 'b=>2' compares with '=>'; use >= <= == != > <",

@@ -1,5 +1,6 @@
 """Resuming from the command line: what may have changed, what is damaged, who else is at work, how it ended before."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 from mptrain.cli.app import run as mptrain
-from mptrain.trainer.run_lock import hold, run_status
+from mptrain.trainer import run_lock
+from mptrain.trainer.run_lock import hold, is_held, run_status
 from tests.cli.small_run import result_of, strict
 
 RUN = Path("runs/small/a")
@@ -275,6 +277,39 @@ def test_a_second_process_is_refused_and_the_lock_goes_with_its_holder(here, cap
     assert (RUN / ".lock").exists()  # stale, and nobody's
     assert start() == 0
     assert not (RUN / ".lock").exists()
+
+
+def test_who_may_only_read_a_folder_can_ask_whether_it_is_in_use(tmp_path):
+    def held_for_another_user() -> bool:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.chdir(tmp_path / "run")  # those above need not be open to others
+                if os.geteuid() == 0:
+                    os.setuid(65534)
+                os._exit(0 if is_held(Path()) else 1)
+            finally:
+                os._exit(2)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, 1)
+        return code == 0
+
+    with hold(tmp_path / "run"):
+        (tmp_path / "run" / ".lock").chmod(0o444)
+        assert held_for_another_user()
+    (tmp_path / "run" / ".lock").touch(0o444)  # as a kill leaves it
+    assert not held_for_another_user()
+
+
+def test_who_asks_at_that_moment_keeps_nobody_from_starting(tmp_path, monkeypatch):
+    (tmp_path / ".lock").touch()
+    asker = os.open(tmp_path / ".lock", os.O_RDONLY)
+    fcntl.flock(asker, fcntl.LOCK_SH)
+    assert not is_held(tmp_path)
+    monkeypatch.setattr(run_lock.time, "sleep", lambda seconds: fcntl.flock(asker, fcntl.LOCK_UN))
+    with hold(tmp_path):
+        assert is_held(tmp_path)
+    os.close(asker)
 
 
 def test_the_lock_of_a_folder_that_vanished(tmp_path):

@@ -1,5 +1,6 @@
 """`mptrain watch`: a run that goes on in another process, on a real terminal and in a pipe."""
 
+import json
 import os
 import signal
 import subprocess
@@ -56,6 +57,12 @@ def test_the_live_view_of_a_run_in_another_process(run_that_waits):
         assert "Traceback" not in terminal.text()
         assert not terminal.screen.cursor.hidden
     assert run_that_waits.poll() is None
+    with Terminal("watch", "runs/small/a", module="mptrain") as terminal:
+        terminal.wait_for(r"run .* 10/24")
+        terminal.process.terminate()
+        assert terminal.finish() == 0
+        assert terminal.text().endswith("left")
+        assert not terminal.screen.cursor.hidden
     with Terminal("watch", "runs", module="mptrain") as terminal:
         terminal.wait_for(r"run .* 10/24")
         before = {path.name for path in RUN.iterdir()}
@@ -129,8 +136,17 @@ def test_a_run_that_ended_before_it_began(here, capsys):
 
 def test_damaged_records_are_one_line(here, capsys):
     assert small("--quiet") == 0
-    train = '{"time": "2026-01-01T00:00:00+00:00", "type": "train"}\n'
-    for name, content in (("result.json", '{"status": 5}'), ("metrics.jsonl", train), ("run.json", '{"time": null}')):
+    train = '{"time": "2026-01-01T00:00:00+00:00", "type": "train"'
+    deep = train + ', "deep": ' + '{"a": ' * 800 + "1" + "}" * 801 + "\n"
+    no_epoch = json.dumps(json.loads((RUN / "run.json").read_text()) | {"steps_per_epoch": 0})
+    contents = (
+        ("run.json", no_epoch),
+        ("metrics.jsonl", deep),
+        ("result.json", '{"status": 5}'),
+        ("metrics.jsonl", f"{train}}}\n"),
+        ("run.json", '{"time": null}'),
+    )
+    for name, content in contents:
         (RUN / name).write_text(content)
         capsys.readouterr()
         assert mptrain(["watch", "runs/small/a"]) == 6
@@ -148,7 +164,9 @@ def test_a_run_that_has_not_begun_is_waited_for(here):
             watching.wait(3)
     out, _ = watching.communicate(timeout=PATIENCE_S)
     assert watching.returncode == 0
-    assert out.decode() == "runs/small/a: killed before the first step; see its result.json\n"
+    assert out.decode() == (
+        "runs/small/a: killed: its process left no result; go on with mptrain run ... --resume auto\n"
+    )
 
 
 def test_watching_imports_no_torch(here):

@@ -47,6 +47,12 @@ def test_every_combination_the_last_key_fastest(here):
     ]
 
 
+def test_a_config_whose_name_begins_with_a_dash_is_no_option(here):
+    Path("-x.yaml").write_text(f"name: x\n{Path('small.yaml').read_text()}")
+    [run] = plan("-x.yaml").runs
+    assert run.arguments()[:3] == ["run", "./-x.yaml", "--output-dir"]
+
+
 def test_ids_are_plain_names_and_stay_the_same(here):
     values = "precision={mode: bf16-pure, rounding: kahan},fp32"
     kahan = "precision-mode-bf16-pure-rounding-kahan"

@@ -73,6 +73,15 @@ def test_a_command_is_one_word_however_it_is_quoted(here, template):
     assert (program, shlex.split(word)) == ("run", run.command())
 
 
+def test_what_goes_on_in_the_background_is_not_waited_for(here):
+    background = "(for i in $(seq 200); do [ -e go ] && break; sleep 0.1; done; touch ended) &"
+    said = make_submit(f"printf 'job \\377'; {background} : {{command}}", Path())(a_run("small.yaml"))
+    assert not Path("ended").exists()
+    assert said == "job \ufffd"
+    Path("go").touch()
+    wait_for("ended")
+
+
 def test_words_names_and_other_braces(here):
     run = a_run("small.yaml", "precision={mode: bf16}")
     filled = shlex.split(fill("x --name {name} -o {run_dir}/log ${HOME} {words}", run))
