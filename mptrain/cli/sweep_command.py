@@ -64,7 +64,7 @@ def sweep(
     and the others go on; the exit code is that of the first that failed.
     """
     from mptrain.sweep.request import read_request
-    from mptrain.sweep.slots import make_slots
+    from mptrain.sweep.slots import check_gpus, make_slots
 
     _check_options(search, trials, submit, retry_failed, places=jobs is not None or gpus is not None)
     speaks = not (quiet or as_json)
@@ -75,6 +75,8 @@ def sweep(
     with stdout_kept_for_json(as_json):
         slots = make_slots(jobs, gpus)
         request = read_request(arguments, zipped=zipped, max_steps=max_steps, searches=search is not None)
+        if gpus is not None and not dry_run:
+            check_gpus(gpus)
         if search:
             result = _search(
                 request,
@@ -171,7 +173,7 @@ def _search(
     from mptrain.sweep.search import OptunaSearch
     from mptrain.sweep.summary import summarise
 
-    search = OptunaSearch(request, trials, output_dir)
+    search = OptunaSearch(request, trials, output_dir, writes=not dry_run)
     if dry_run:
         result = _listed(search.rows, (), speaks=speaks)
     else:

@@ -31,6 +31,8 @@ _BAR_CELLS = 12
 _LABEL_CELLS = 44
 _WIDE = 100
 """Columns of a terminal from which on there is room for bars and speeds."""
+_NARROW = 72
+"""Columns below which there is no room for figures: a cut number would read as another."""
 _COLOURS = {"ok": "green", "running": "cyan", "stopping": "yellow", "pruning": "yellow", "pruned": "yellow"}
 
 
@@ -136,33 +138,27 @@ class LiveTable(Silent):
 
     def _table(self, rows: Sequence[Row]) -> RenderableType:
         width, height = self._console.size
-        wide = width >= _WIDE
+        wide, narrow = width >= _WIDE, width < _NARROW
         names = {name for row in rows if (name := _metric(row)[0])}
         table = Table(box=None, padding=(0, 1), pad_edge=False)
         table.add_column("run", justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True, overflow="ellipsis", max_width=_LABEL_CELLS)
+        table.add_column("", max_width=_LABEL_CELLS)  # the one that is cut where room is short, as it alone may wrap
         table.add_column("state", no_wrap=True)
         table.add_column("steps", no_wrap=True)
         last = ("samples/s", "eta") if wide else ("eta",)
-        for name in ("loss", names.pop() if len(names) == 1 else "metric", "skips", *last):
+        heads = ("loss", names.pop() if len(names) == 1 else "metric", "skips", *last)
+        for name in () if narrow else heads:
             table.add_column(name, justify="right", no_wrap=True)
         for row in visible(rows, height - 4 - bool(self._note)):
             loss, metric, skips, speed, left = figures(row)
             steps = bar(row, "#-" if self._console.options.ascii_only else "━·") if wide else _steps(row)
-            figure = metric.rpartition(" ")[2]
-            cells = [
-                str(row.run.number),
-                row.run.label,
-                row.state,
-                steps,
-                loss,
-                figure,
-                skips,
-                *([speed] if wide else []),
-            ]
-            colour = _COLOURS.get(row.state, "red" if row.outcome else "dim")
+            shown = (loss, metric.rpartition(" ")[2], skips, *([speed] if wide else []), left)
             table.add_row(
-                *(Text(cell, style=colour if place == 2 else "") for place, cell in enumerate([*cells, left]))
+                str(row.run.number),
+                Text(row.run.label, no_wrap=True, overflow="ellipsis"),
+                Text(row.state, style=_COLOURS.get(row.state, "red" if row.outcome else "dim")),
+                steps,
+                *(() if narrow else shown),
             )
         lines = [Text(counts(rows), style="bold")] + ([Text(self._note, style="yellow")] if self._note else [])
         return Group(table, *lines)

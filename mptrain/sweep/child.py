@@ -109,7 +109,11 @@ class Child:
             return Outcome("killed", 128 - code, f"killed by {by}{hint}")
         if code == 0:
             return Outcome("crashed", MptrainError.exit_code, "it ended with code 0, but left no result.json")
-        return Outcome(_STATUSES.get(code, MptrainError.status), code, last_words or f"it ended with code {code}")
+        return Outcome(
+            _STATUSES.get(code, MptrainError.status),
+            code,
+            last_words or f"it ended with code {code} and could say nothing in {STDERR}; is the disk full?",
+        )
 
     def _result_time(self) -> int | None:
         """Return when result.json was written; None where there is none."""

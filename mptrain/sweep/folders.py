@@ -79,7 +79,7 @@ def _difference(run: PlannedRun) -> str | None:
     recorded = run.run_dir / "config.yaml"
     try:
         text = read_regular(recorded).decode(errors="replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         return f"config.yaml cannot be read: {error.strerror}"

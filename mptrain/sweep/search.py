@@ -13,12 +13,13 @@ import hashlib
 import importlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mptrain.catalog import load_config, to_yaml
-from mptrain.errors import CapabilityError, ConfigError
+from mptrain.errors import CapabilityError, ConfigError, DataError, first_line
 from mptrain.sweep.child import Outcome
 from mptrain.sweep.folders import FAILED_FOR_GOOD, look
 from mptrain.sweep.plan import PlannedRun, make_plan
@@ -61,10 +62,11 @@ class _Point:
 class OptunaSearch:
     """A source of runs (see `runner.Source`), and their rows: those of earlier trials are there from the beginning.
 
-    Raises CapabilityError where optuna is not installed, ConfigError for values that no run can have.
+    Without `writes`, no journal is begun. Raises CapabilityError where optuna is not installed, ConfigError for values
+    that no run can have, DataError for a damaged journal.
     """
 
-    def __init__(self, request: Request, num_trials: int, output_dir: Path) -> None:
+    def __init__(self, request: Request, num_trials: int, output_dir: Path, *, writes: bool = True) -> None:
         self._optuna = _import_optuna()
         self._space, self._num_trials = request.space, num_trials
         plan = make_plan(request.configs, request.axes, common=request.common, output_dir=output_dir)
@@ -73,7 +75,8 @@ class OptunaSearch:
         self._trials: dict[Path, tuple[_Point, Any]] = {}
         self._reported: dict[Path, int] = {}
         """Evaluations that the study knows of each run."""
-        storage = self._storage(output_dir)
+        self._path = output_dir / JOURNAL
+        storage = self._storage(writes)
         self._points = [self._point(base, storage) for base in plan.runs]
 
     @property
@@ -81,22 +84,41 @@ class OptunaSearch:
         """The trials of all studies, those to come included."""
         return len(self._points) * self._num_trials
 
-    def _storage(self, output_dir: Path) -> Any:
+    def _storage(self, writes: bool) -> Any:
+        if not (writes or self._path.exists()):
+            return self._optuna.storages.InMemoryStorage()
         journal = importlib.import_module("optuna.storages.journal")
+        with self._journal_read():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return self._optuna.storages.JournalStorage(journal.JournalFileBackend(str(self._path)))
+
+    @contextmanager
+    def _journal(self) -> Iterator[None]:
+        """Word what the system may say where optuna writes the journal."""
         try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            return self._optuna.storages.JournalStorage(journal.JournalFileBackend(str(output_dir / JOURNAL)))
+            yield
         except OSError as error:
-            raise cannot_write(output_dir / JOURNAL, error) from error
+            raise cannot_write(self._path, error) from error
+
+    @contextmanager
+    def _journal_read(self) -> Iterator[None]:
+        """Word what optuna may say where it reads the whole journal."""
+        try:
+            with self._journal():
+                yield
+        except (ValueError, LookupError, TypeError) as error:
+            said = f"{type(error).__name__}: {first_line(error)}"
+            raise DataError(f"{self._path}: is damaged ({said}); move it away to search anew") from error
 
     def _point(self, base: PlannedRun, storage: Any) -> _Point:
         key = hashlib.sha256(f"{sorted(self._space.items())}{to_yaml(base.config)}".encode()).hexdigest()[:4]
-        study = self._optuna.create_study(
-            study_name=f"{base.config.name}/{base.run_id}_search-{key}",
-            storage=storage,
-            load_if_exists=True,
-            pruner=self._optuna.pruners.MedianPruner(),
-        )
+        with self._journal_read():
+            study = self._optuna.create_study(
+                study_name=f"{base.config.name}/{base.run_id}_search-{key}",
+                storage=storage,
+                load_if_exists=True,
+                pruner=self._optuna.pruners.MedianPruner(),
+            )
         # The number of trials in the seed: a search that goes on must not draw the values of its beginning again.
         study.sampler = self._optuna.samplers.TPESampler(seed=len(study.trials))
         point = _Point(base, study, key)
@@ -135,9 +157,10 @@ class OptunaSearch:
             if point.to_redo:
                 return point.to_redo.pop(0)
             if len(point.study.get_trials(deepcopy=False)) < self._num_trials:
-                trial = point.study.ask()
-                for key, choices in self._space.items():
-                    _suggest(trial, key, choices)
+                with self._journal():
+                    trial = point.study.ask()
+                    for key, choices in self._space.items():
+                        _suggest(trial, key, choices)
                 row = Row(self._run(point, trial, len(self.rows) + 1))
                 self._trials[row.run.run_dir] = point, trial
                 self.rows.append(row)
@@ -160,7 +183,8 @@ class OptunaSearch:
     def is_hopeless(self, row: Row) -> bool:
         """Say whether a run is worse than the median of the others at the same evaluation."""
         point, trial = self._trials[row.run.run_dir]
-        return self._report(row, point, trial) and bool(trial.should_prune())
+        with self._journal():
+            return self._report(row, point, trial) and bool(trial.should_prune())
 
     def _report(self, row: Row, point: _Point, trial: Any) -> bool:
         """Tell the study of a run's new evaluations; return whether there were any."""
@@ -179,15 +203,18 @@ class OptunaSearch:
         """Tell the study how a run ended; one that can be gone on with stays open for the next sweep."""
         assert row.outcome is not None
         point, trial = self._trials[row.run.run_dir]
-        states, status = self._optuna.trial.TrialState, row.outcome.status
-        point.learn(row.outcome.result)
-        self._report(row, point, trial)
-        found = metric_of(row.outcome.result)
-        if status == "pruned":
+        with self._journal():
+            point.learn(row.outcome.result)
+            self._report(row, point, trial)
+            self._tell(row.outcome, point, trial)
+
+    def _tell(self, outcome: Outcome, point: _Point, trial: Any) -> None:
+        states, found = self._optuna.trial.TrialState, metric_of(outcome.result)
+        if outcome.status == "pruned":
             point.study.tell(trial.number, state=states.PRUNED)
-        elif status == "ok" and point.sign is not None and found is not None and found[1] is not None:
+        elif outcome.status == "ok" and point.sign is not None and found is not None and found[1] is not None:
             point.study.tell(trial.number, point.sign * found[1])
-        elif status in {"ok", *FAILED_FOR_GOOD}:
+        elif outcome.status in {"ok", *FAILED_FOR_GOOD}:
             point.study.tell(trial.number, state=states.FAIL)
 
     def findings(self) -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mptrain.catalog import to_yaml
-from mptrain.errors import ConfigError
+from mptrain.errors import CapabilityError, ConfigError
+from mptrain.sweep.child import Child
 from mptrain.sweep.folders import look
 from mptrain.sweep.plan import Plan, make_plan
 from mptrain.sweep.request import read_request
@@ -223,6 +224,14 @@ def test_folders_of_other_runs_are_all_refused(here):
         "it, or choose another --output-dir"
         for seed in (0, 1)
     ]
+
+
+def test_a_file_in_the_place_of_the_output_folder_holds_no_run(here):
+    request = read_request(["small.yaml", "seed=0,1"])
+    runs = make_plan(request.configs, request.axes, output_dir=Path("small.yaml")).runs
+    assert [found.kind for found in look(runs)] == ["new", "new"]
+    with pytest.raises(CapabilityError, match=r"cannot write small\.yaml/small/seed-0: Not a directory"):
+        Child(runs[0], {})
 
 
 def test_a_config_recorded_in_other_words_is_the_same(here):

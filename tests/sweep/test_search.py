@@ -1,12 +1,15 @@
 """A search: trials whose values come from the ends of earlier ones, studies that go on, and pruning."""
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from mptrain.cli.app import run as mptrain
+from mptrain.errors import CapabilityError
 from mptrain.sweep.child import Outcome
 from mptrain.sweep.follow import Progress
 from mptrain.sweep.request import read_request
@@ -26,6 +29,10 @@ def search(*arguments: str, trials: int = 4):
 def ok(value: float | None) -> Outcome:
     main = {"name": "accuracy", "higher_is_better": True}
     return Outcome("ok", 0, None, {"metrics": {"accuracy": value, "loss": 9.0}, "main_metric": main})
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def end(source, row, outcome: Outcome, evaluations: tuple[float, ...] = ()) -> None:
@@ -112,6 +119,26 @@ def test_what_no_run_can_have_is_refused_before_any_runs(here, capfd):
     assert first == "error: override 'optimizer.lr=-1': optimizer.lr: must be greater than 0, not -1"
     assert second.startswith("error: override 'optimizer=nope'")
     assert not Path("runs").exists()
+
+
+def test_a_dry_run_writes_nothing(here, capfd):
+    assert mptrain(["sweep", *SPACE, "--search", "optuna", "--dry-run"]) == 0
+    assert "0 runs" in capfd.readouterr().out
+    assert not Path("runs").exists()
+
+
+def test_a_journal_that_is_damaged_or_cannot_be_written_is_a_line(here, capfd, monkeypatch):
+    source = search(*SPACE[:2])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(CapabilityError, match=r"cannot write runs/search\.journal: No space left on device"):
+            source.next()
+    with Path("runs/search.journal").open("a") as journal:
+        journal.write('{"op_code": 4, \n')
+    assert mptrain(["sweep", *SPACE[:2], "--search", "optuna"]) == 6
+    said = capfd.readouterr().err
+    assert said.startswith("error: runs/search.journal: is damaged (JSONDecodeError: ")
+    assert said.endswith("; move it away to search anew\n")
 
 
 def test_without_optuna(here, capfd, monkeypatch):

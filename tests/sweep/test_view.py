@@ -1,12 +1,18 @@
 """What a person sees of a sweep: plain lines, and which of many runs a screen has room for."""
 
 import io
+import os
+import sys
 import time
+from pathlib import Path
 
-from mptrain.cli.sweep_view import PlainLines, counts, status_lines, visible
-from mptrain.sweep.child import Outcome
+import pytest
+
+from mptrain.cli.app import run as mptrain
+from mptrain.cli.sweep_view import LiveTable, PlainLines, counts, status_lines, visible
+from mptrain.sweep.child import Child, Outcome
 from mptrain.sweep.follow import Progress
-from mptrain.sweep.plan import make_plan
+from mptrain.sweep.plan import Choice, PlannedRun, make_plan
 from mptrain.sweep.request import read_request
 from mptrain.sweep.runner import Row
 from mptrain.sweep.slots import make_slots, num_cores
@@ -60,6 +66,21 @@ def test_fifty_runs_fit_a_screen(here):
     assert len(status_lines(rows)) == 50
 
 
+@pytest.mark.parametrize(("columns", "has_figures"), [(120, True), (80, True), (72, True), (40, False)])
+def test_where_room_is_short_labels_are_cut_and_no_number_is(here, capsys, monkeypatch, columns, has_figures):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    [row] = make_plan([Path("small.yaml")], [(Choice(("seed=1",), "a-name-that-is-long" * 3),)]).runs
+    row = Row(row, "running", progress=Progress(40_000, 0, 10_000, 1.2345, 17, 99.0, 3.0, "accuracy", [0.5678]))
+    view = LiveTable()
+    view.refresh([row])
+    view.close()
+    shown = capsys.readouterr().out
+    assert all((text in shown) == has_figures for text in ("1.2345", "0.5678", " 17 ", "0:09"))
+    assert "10000/40000" in shown
+    assert "1  a-name-th" in shown
+
+
 def test_slots_share_cores_and_take_gpus_in_turn(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (alone,) = make_slots(None, None)
@@ -71,6 +92,19 @@ def test_slots_share_cores_and_take_gpus_in_turn(monkeypatch):
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in make_slots(3, "0,1")] == ["0", "1", "0"]
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert make_slots(2, None)[0].environment["OMP_NUM_THREADS"] == "7"
+
+
+def test_gpus_that_torch_does_not_see(here, capfd):
+    assert mptrain(["sweep", "small.yaml", "seed=0,1", "--gpus", "99"]) == 4
+    assert capfd.readouterr().err == "error: --gpus: torch sees 0 of the 1 in '99' here; see `mptrain env`\n"
+    assert not Path("runs").exists()
+
+
+def test_a_run_that_could_say_nothing(here, monkeypatch):
+    monkeypatch.setattr(PlannedRun, "command", lambda self: [sys.executable, "-c", "import sys; sys.exit(4)"])
+    outcome = Child(rows_of(2)[0].run, dict(os.environ)).outcome()
+    assert (outcome.status, outcome.exit_code) == ("env_error", 4)
+    assert outcome.error == "it ended with code 4 and could say nothing in stderr.log; is the disk full?"
 
 
 def summary_of(*outcomes: tuple[str, int] | None, stopped_by: str | None = None, **options) -> tuple:
