@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 import traceback
@@ -86,6 +87,8 @@ app.command("env")(env_command.env)
 def main() -> None:
     """Run the command line of this process and exit."""
     pause_collection()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may have what its encoding has not
     sys.exit(run(sys.argv[1:]))
 
 

@@ -45,6 +45,8 @@ def list_runs(folders: Sequence[Path]) -> tuple[list[Listed], list[str]]:
             found.append(_listed(folder))
         except DataError as error:
             problems.append(str(error))
+        except OSError as error:  # not for this reader, or just removed
+            problems.append(f"{folder}: cannot be read: {error.strerror}")
     return sorted(found, key=lambda run: run.ended), problems
 
 

@@ -6,6 +6,7 @@ Owns: which endings are final. Must not: write, or import torch.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def look(runs: Sequence[PlannedRun], *, retry_failed: bool = False) -> list[Foun
 
 
 def _look(run_dir: Path, retry_failed: bool) -> Found:
-    if not (run_dir / "config.yaml").exists():
+    if not os.path.exists(run_dir / "config.yaml"):
         return Found("new")
     status = run_status(run_dir)
     if status == "running":
@@ -79,9 +80,9 @@ def _difference(run: PlannedRun) -> str | None:
     recorded = run.run_dir / "config.yaml"
     try:
         text = read_regular(recorded).decode(errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except OSError as error:
+        if not os.path.lexists(recorded):  # where it cannot even be, the run will say why
+            return None
         return f"config.yaml cannot be read: {error.strerror}"
     if not text or text == to_yaml(run.config):  # empty: it was killed as it began
         return None

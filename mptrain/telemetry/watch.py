@@ -191,6 +191,8 @@ def _picked(kind: type, record: Mapping[str, Any]) -> dict[str, Any]:
 def _content(path: Path) -> bytes | None:
     try:
         return read_regular(path)
+    except PermissionError:  # it is there, and not for this reader
+        raise
     except OSError:
         return None
 

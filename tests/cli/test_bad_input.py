@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -306,3 +308,15 @@ def test_what_others_print_stays_out_of_the_json(here, capsys):
     assert captured.out.count("\n") == 1
     assert strict(captured.out)["status"] == "ok"
     assert {"hello", "forward"} <= set(captured.err.splitlines())
+
+
+def test_names_that_stdout_has_no_letters_for(tmp_path):
+    (tmp_path / "é").mkdir()
+    (tmp_path / "é" / "config.yaml").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "mptrain", "runs", tmp_path],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\xe9    killed" in done.stdout

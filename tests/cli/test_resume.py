@@ -16,7 +16,7 @@ import torch
 from mptrain.cli.app import run as mptrain
 from mptrain.trainer import run_lock
 from mptrain.trainer.run_lock import hold, is_held, run_status
-from tests.cli.small_run import result_of, strict
+from tests.cli.small_run import as_another_user, result_of, strict
 
 RUN = Path("runs/small/a")
 CHECKPOINTS = RUN / "checkpoints"
@@ -280,25 +280,14 @@ def test_a_second_process_is_refused_and_the_lock_goes_with_its_holder(here, cap
 
 
 def test_who_may_only_read_a_folder_can_ask_whether_it_is_in_use(tmp_path):
-    def held_for_another_user() -> bool:
-        child = os.fork()
-        if child == 0:
-            try:
-                os.chdir(tmp_path / "run")  # those above need not be open to others
-                if os.geteuid() == 0:
-                    os.setuid(65534)
-                os._exit(0 if is_held(Path()) else 1)
-            finally:
-                os._exit(2)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert code in (0, 1)
-        return code == 0
+    def ask() -> int:
+        return as_another_user(tmp_path / "run", lambda: int(is_held(Path())))
 
     with hold(tmp_path / "run"):
         (tmp_path / "run" / ".lock").chmod(0o444)
-        assert held_for_another_user()
+        assert ask() == 1
     (tmp_path / "run" / ".lock").touch(0o444)  # as a kill leaves it
-    assert not held_for_another_user()
+    assert ask() == 0
 
 
 def test_who_asks_at_that_moment_keeps_nobody_from_starting(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 
 from mptrain.cli.app import run as mptrain
 from mptrain.trainer.run_lock import hold, is_held
-from tests.cli.small_run import result_of
+from tests.cli.small_run import as_another_user, result_of
 from tests.telemetry.terminal import PATIENCE_S, Terminal
 
 RUN = Path("runs/small/a")
@@ -153,6 +153,18 @@ def test_damaged_records_are_one_line(here, capsys):
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1
         assert "its records are damaged" in captured.err
+
+
+def test_records_that_another_user_keeps_to_themselves(here, capfd):
+    RUN.mkdir(parents=True)
+    (RUN / "config.yaml").touch()
+    (RUN / "run.json").touch(0)
+    assert as_another_user(RUN, lambda: mptrain(["watch", "."])) == 6
+    assert as_another_user(RUN, lambda: mptrain(["runs", "."])) == 0
+    assert capfd.readouterr().err.splitlines() == [
+        "error: .: cannot read its records: Permission denied",
+        "note: left out: run.json: cannot be read: Permission denied",
+    ]
 
 
 def test_a_run_that_has_not_begun_is_waited_for(here):

@@ -226,11 +226,12 @@ def test_folders_of_other_runs_are_all_refused(here):
     ]
 
 
-def test_a_file_in_the_place_of_the_output_folder_holds_no_run(here):
+@pytest.mark.parametrize(("output_dir", "said"), [("small.yaml", "Not a directory"), ("x" * 300, "File name too long")])
+def test_an_output_folder_that_cannot_be_holds_no_run(here, output_dir, said):
     request = read_request(["small.yaml", "seed=0,1"])
-    runs = make_plan(request.configs, request.axes, output_dir=Path("small.yaml")).runs
+    runs = make_plan(request.configs, request.axes, output_dir=Path(output_dir)).runs
     assert [found.kind for found in look(runs)] == ["new", "new"]
-    with pytest.raises(CapabilityError, match=r"cannot write small\.yaml/small/seed-0: Not a directory"):
+    with pytest.raises(CapabilityError, match=f"cannot write {output_dir}/small/seed-0: {said}"):
         Child(runs[0], {})
 
 
