@@ -96,7 +96,8 @@ def explanation(figures: Figures) -> str:
     if not told:
         is_slower = len(figures.speed_up["rounds"]) > 1 and figures.speed_up["max"] < 1
         return f"{said}; nothing that was measured explains it" if is_slower else said
-    return f"{said}; {'what holds it back' if is_faster(figures.speed_up) else 'why'}: {'; '.join(told)}"
+    is_no_faster = len(figures.speed_up["rounds"]) > 1 and not is_faster(figures.speed_up)
+    return f"{said}; {'why' if is_no_faster else 'what holds it back'}: {'; '.join(told)}"
 
 
 def _of_the_device(f: Figures) -> list[Reason]:

@@ -105,10 +105,19 @@ def _foot(result: Mapping[str, Any]) -> Iterator[str]:
         yield from _item("columns", "; ".join(said))
     for reason, names in _grouped((each["reason"], each["mode"]) for each in result["left_out"]):
         yield from _item("left out", f"{names} ({reason}); name what you want with --precisions")
-    for notice, names in _grouped((notice, mode["name"]) for mode in result["modes"] for notice in mode["notices"]):
+    for notice, names in _grouped(
+        (notice, mode["name"]) for mode in result["modes"] for notice in _notices(mode, result)
+    ):
         yield from _item("note", notice if notice.startswith(names) else f"{names}: {notice}")
     for warning in result["warnings"]:
         yield from _item("warning", warning)
+
+
+def _notices(mode: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
+    yield from mode["notices"]
+    at_once = mode["micro_batch"]
+    if at_once is not None and at_once < result["batch_size"]:
+        yield f"computes {at_once} samples at a time"
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:

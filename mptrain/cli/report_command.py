@@ -84,6 +84,7 @@ def _write(path: Path, text: str) -> None:
     from mptrain.telemetry.files import cannot_write
 
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_synced(path, [text.encode()])
     except OSError as error:
         raise cannot_write(path, error, "--csv") from error

@@ -62,6 +62,7 @@ def _ladder(found: LadderGroup, metric: str | None) -> Ladder | str:
     runs = [run for variant in found.variants for run in variant.runs]
     names = Counter(run.metric_name for run in runs if run.metric_name)
     name = metric or (names.most_common(1)[0][0] if names else NO_METRIC)
+    found = replace(found, variants=tuple(_judged_by(name, variant) for variant in found.variants))
     higher = _direction(name, runs)
     if higher is None:
         which = f"--metric {name}" if metric else f"{found.title}: its runs ({runs[0].path}, ...) do not say"
@@ -87,6 +88,15 @@ def _ladder(found: LadderGroup, metric: str | None) -> Ladder | str:
     ladder = replace(ladder, variants=worded)
     notes = (*found.notes, *_notes(ladder, found))
     return replace(ladder, notes=notes, recommendation=verdict.recommendation(ladder))
+
+
+def _judged_by(name: str, variant: Group) -> Group:
+    """Return the variant without the metrics of runs of another task: they are no value of `name`."""
+    runs = (
+        run if run.metric_name in (name, None) else replace(run, metric=None, metric_recorded=False, evaluations=())
+        for run in variant.runs
+    )
+    return replace(variant, runs=tuple(runs))
 
 
 def _direction(metric: str, runs: Iterable[Run]) -> bool | None:
@@ -213,9 +223,9 @@ def _with_comparisons(ladder: Ladder, found: LadderGroup, base: Mapping[int, flo
 
 
 def _has_failed(found: Group) -> bool:
-    """Say whether a run did not end well; one that still runs has not failed, and is left out."""
+    """Say whether a run did not end well, or its metric is not finite; one that still runs has not failed."""
     ended = [run for run in found.runs if run.status != "running"]
-    return any(run.status not in verdict.FINISHED or run.metric is None for run in ended)
+    return any(run.status not in verdict.FINISHED or (run.metric is None and run.metric_recorded) for run in ended)
 
 
 def _environment(runs: Iterable[Run]) -> dict[str, Any]:

@@ -106,7 +106,8 @@ def _contents(stems: Sequence[str], ladders: Sequence[Ladder]) -> str:
     if len(ladders) < 2:
         return ""
     links = (
-        f'<li><a href="#{stem}">{escape(ladder.title)}</a></li>' for stem, ladder in zip(stems, ladders, strict=True)
+        f'<li><a href="#ladder-{stem}">{escape(ladder.title)}</a></li>'
+        for stem, ladder in zip(stems, ladders, strict=True)
     )
     return f'<nav aria-label="Ladders"><ol>{"".join(links)}</ol></nav>'
 
@@ -121,8 +122,8 @@ def _section(stem: str, ladder: Ladder, figures: Sequence[Figure]) -> str:
     runs = sum(len(variant.members) for variant in ladder.variants)
     common = html_tables.mapping_table("Settings shared by its variants", ladder.common) if ladder.common else ""
     points = " Differences are in percentage points." if ladder.as_points else ""
-    return f"""<section class="ladder" id="{stem}" aria-labelledby="{stem}-title">
-<h2 id="{stem}-title">{escape(ladder.title)}</h2>
+    return f"""<section class="ladder" id="ladder-{stem}" aria-labelledby="ladder-{stem}-title">
+<h2 id="ladder-{stem}-title">{escape(ladder.title)}</h2>
 {f'<p class="recommendation">{escape(ladder.recommendation)}</p>' if ladder.recommendation else ""}
 <ul class="verdicts">
 {verdicts}

@@ -102,8 +102,8 @@ def runs_table(ladder: Ladder) -> str:
 
 
 def settings_table(ladder: Ladder) -> str:
-    """Return which settings tell the variants apart."""
-    keys = list(dict.fromkeys(key for variant in ladder.variants for key in variant.settings))
+    """Return which settings tell the variants apart; those that all share have a table of their own."""
+    keys = dict.fromkeys(key for variant in ladder.variants for key in variant.settings if key not in ladder.common)
     columns = [_Column("variant", False, [_Shown(v.label) for v in ladder.variants])]
     for key in keys:
         columns.append(_Column(key, False, [_Shown(_plain(v.settings.get(key))) for v in ladder.variants]))

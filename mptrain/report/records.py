@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -20,6 +20,9 @@ from mptrain.errors import DataError
 from mptrain.precision.in_force import InForce
 
 _CHUNK = 1 << 17
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for content that is foreign or damaged."""
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 _T = TypeVar("_T")
 
 
@@ -70,8 +73,8 @@ class Histogram(msgspec.Struct):
     """Gradient elements by power of two of their magnitude."""
 
     first_exponent: int
-    counts: list[int]
-    zeros: int
+    counts: list[_Count]
+    zeros: _Count
 
 
 class Numerics(msgspec.Struct):
@@ -146,7 +149,7 @@ def read_object(path: Path, kind: type[_T]) -> _T | None:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         value = msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: {_said(error)}") from None
     schema = getattr(value, "schema", 1)
     if schema != 1:
@@ -185,12 +188,12 @@ def _decode(path: Path, number: int, lines: bytes, decoder: msgspec.json.Decoder
         records = decoder.decode_lines(lines)
         if len(records) == lines.count(b"\n"):
             return records
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         pass  # which line it was is found below
     for line in lines.splitlines():
         try:
             decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             raise DataError(f"{path}:{number}: {_said(error)}") from None
         number += 1
     raise AssertionError(f"unreachable: every line of {path} is one record")
@@ -200,7 +203,7 @@ def decode(path: Path, text: msgspec.Raw | bytes, kind: type[_T]) -> _T:
     """Return a record of `path`, or a part of one, decoded as `kind`; raise DataError where it is none."""
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: {_said(error)}") from None
 
 

@@ -28,6 +28,8 @@ from mptrain.trainer.run_lock import run_status
 CONFIG = "config.yaml"
 SKIPS = ("overflow", "nonfinite_loss")
 """Kinds of events.jsonl that stand for a skipped step."""
+_LARGEST = 1e150
+"""A metric beyond it (perplexity overflows last) counts as not finite: its square would be no number."""
 _POOL_BYTES = 200_000_000
 """Below this much to read, starting a second process takes longer than it saves."""
 
@@ -60,6 +62,8 @@ class Run:
     metric_names: tuple[str, ...]
     """All that its evaluations have."""
     metric: float | None
+    metric_recorded: bool
+    """False: its last evaluation has no such metric, not even one that is not finite."""
     evaluations: tuple[Evaluated, ...]
     train_loss: float | None
     samples_per_s: float | None
@@ -171,6 +175,7 @@ def read_run(folder: Path, metric: str | None = None) -> Run:
         higher_is_better=_direction(name, result, history),
         metric_names=tuple(key for key, value in metrics.items() if isinstance(value, float)),
         metric=_number(metrics, name),
+        metric_recorded=name in metrics,
         evaluations=tuple(history.evaluations),
         loss=history.loss.curve(),
         loss_scale=history.loss_scale_curve(),
@@ -202,7 +207,7 @@ def _figures(result: records.Result | None, last: records.Train | None, emulated
 
 def _number(metrics: Mapping[str, Any], name: str | None) -> float | None:
     value = metrics.get(name) if name else None
-    return value if isinstance(value, float) else None
+    return value if isinstance(value, float) and abs(value) < _LARGEST else None
 
 
 def _direction(name: str | None, result: records.Result | None, history: _History) -> bool | None:

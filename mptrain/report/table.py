@@ -1,4 +1,4 @@
-"""The report as text: per ladder the recommendation, a table, a sentence for each variant, and notes.
+"""The report as text: per ladder a table, a sentence for each variant, the recommendation, and notes.
 
 Owns: columns, and which of them a narrow terminal does without. Must not: colour (a line's tone says what it is), or
 print.

@@ -66,7 +66,9 @@ def _alone(ladder: Ladder, variant: Variant) -> str:
         return said
     floor = ladder.noise_floor
     spread = f", {words.spread(ladder, floor)} from seed to seed" if floor else ""
-    return f"the baseline, {said}{spread}"
+    lost = sum(count for status, count in variant.statuses.items() if status not in (*FINISHED, "running"))
+    failed = f"; {_failure(variant, ladder.metric)}" if lost else ""
+    return f"the baseline, {said}{spread}{failed}"
 
 
 def _failure(variant: Variant, metric: str) -> str:
@@ -124,7 +126,7 @@ def _unclear(by: str, found: Comparison, ladder: Ladder) -> str:
             f"probably {direction}: {by} over {words.counted(n, 'seed')}, but {chance}{more + ' tell' if more else ''}"
         )
     if not more and not ladder.noise_floor:
-        more = f"; {ladder.baseline} is the same in every seed, so nothing tells what counts as a difference"
+        more = f"; {ladder.baseline} is the same in every seed, so nothing tells what is close enough to be the same"
     return f"cannot tell: {by} over {words.counted(n, 'seed')}{more}"
 
 
@@ -181,6 +183,10 @@ def recommendation(ladder: Ladder) -> str:
     others = [variant for variant in ladder.variants if variant.comparison is not None]
     if base is None or not others:
         return ""
+    if base.metric is None:
+        return (
+            f"No advice: the baseline {base.label} has no {ladder.metric} to compare with; name another by --baseline."
+        )
     native = [variant for variant in others if not is_emulated(variant)]
     good = [variant for variant in native if _outcome(variant) in _AS_GOOD]
     fastest = max(filter(_is_faster, good), key=lambda variant: variant.speedup or 0, default=None)

@@ -77,6 +77,7 @@ def test_only_what_all_rounds_agree_on_is_a_difference():
     one = {"median": 3.0, "min": 3.0, "max": 3.0, "rounds": [3.0]}
     assert not is_faster(one)
     assert "too few to tell" in verdict(one)
+    assert "; why: " not in explanation(replace(FIGURES, speed_up=one, shares=SHARES | {"casts": 0.6}))
     assert verdict(FAST).startswith("1.90 times as fast as FP32")
     assert verdict(SLOW).startswith("slower than FP32")
     assert "as far as this tells" in verdict(UNDECIDED)

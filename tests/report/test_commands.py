@@ -42,11 +42,11 @@ def test_a_folder_above_runs_is_the_runs(ladder, capsys):
 
 
 def test_json_is_one_object_and_the_files_are_written_beside_it(ladder, capsys):
-    assert mptrain(["report", "runs", "--json", "--csv", "table.csv"]) == 0
+    assert mptrain(["report", "runs", "--json", "--csv", "new/table.csv"]) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert strict(out)["ladders"][0]["baseline"] == "fp32"
-    assert len(list(csv.DictReader(io.StringIO(Path("table.csv").read_text())))) == 3
+    assert len(list(csv.DictReader(io.StringIO(Path("new/table.csv").read_text())))) == 3
 
 
 def test_csv_to_stdout_is_nothing_but_csv(ladder, capsys):
@@ -72,7 +72,7 @@ def test_what_cannot_be_read_is_noted_and_the_rest_compared(ladder, capsys):
         (["runs", "--baseline", "precision=fp61"], 2, "no run has that value; there is bf16, fp16, fp32"),
         (["runs", "--metric", "acuracy"], 2, "did you mean 'accuracy'?"),
         (["damaged"], 6, "damaged/result.json"),
-        (["runs", "--csv", "no/such/folder.csv"], 4, "cannot write no/such/folder.csv"),
+        (["runs", "--csv", "damaged/result.json/a.csv"], 4, "cannot write damaged/result.json/a.csv"),
         ([], 2, "RUN_DIR"),
     ],
 )

@@ -193,6 +193,31 @@ def test_a_baseline_that_failed_in_a_seed_is_compared_without_it(tmp_path):
     ladder = ladder_of(tmp_path)
     assert variants(ladder)["bf16"].comparison.outcome == "identical"
     assert f"baseline fp32: without accuracy of {folder}" in ladder.notes
+    assert "diverged in 1 of 4 seeds" in variants(ladder)["fp32"].verdict
+
+
+def test_a_baseline_that_never_got_anywhere_is_no_advice(tmp_path):
+    write_ladder(tmp_path / "a", {"fp32": [None] * 3}, status="diverged")
+    write_ladder(tmp_path / "b", {"bf16": BASE[:3]})
+    assert ladder_of(tmp_path).recommendation == (
+        "No advice: the baseline fp32 has no accuracy to compare with; name another by --baseline."
+    )
+
+
+def test_runs_of_another_task_have_no_value_of_the_metric(tmp_path):
+    write_ladder(tmp_path / "a", {"fp32": BASE[:3]})
+    other = {"main_metric": {"name": "mse", "higher_is_better": False}, "metrics": {"mse": 5.0, "loss": 5.0}}
+    write_ladder(tmp_path / "b", {"bf16": BASE[:2]}, **other)
+    found = variants(ladder_of(tmp_path))["bf16"]
+    assert (found.metric, found.comparison.outcome) == (None, "unclear")
+    assert found.verdict == "bf16: cannot tell: accuracy is not known for both it and fp32."
+
+
+def test_a_metric_that_only_some_runs_have_is_no_failure_of_the_others(tmp_path):
+    write_ladder(tmp_path / "a", {"fp32": BASE[:3]}, metrics={"accuracy": 0.9, "top5_accuracy": 0.99})
+    write_ladder(tmp_path / "b", {"bf16": BASE[:3]})
+    found = variants(ladder_of(tmp_path, metric="top5_accuracy"))["bf16"]
+    assert found.verdict == "bf16: cannot tell: top5_accuracy is not known for both it and fp32."
 
 
 def test_without_a_baseline_nothing_is_compared(tmp_path):

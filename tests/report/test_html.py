@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -117,6 +118,21 @@ def test_texts_have_contrast_enough(page, dark):
     for name in ("ink", "muted", "link", "good", "bad", "open"):
         for ground in ("page", "soft"):
             assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+
+
+def test_no_ladder_takes_an_id_of_the_page():
+    names = ("data", "main", "problems")
+    tags = Tags(html_page(samples.report(*(samples.ladder(name, seeds=1, labels=["fp32"]) for name in names)))).tags
+    ids = [attrs["id"] for _, attrs in tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {attrs["href"][1:] for _, attrs in tags if attrs.get("href", "").startswith("#ladder-")} < set(ids)
+
+
+def test_settings_that_all_variants_share_stand_once():
+    shared = samples.ladder(seeds=1, labels=["fp32"])
+    settings = {**shared.variants[0].settings, "model.name": "small_resnet"}
+    shared = replace(shared, variants=(replace(shared.variants[0], settings=settings),))
+    assert Tags(html_page(samples.report(shared))).text.count("model.name") == 1
 
 
 def test_one_ladder_needs_no_contents():

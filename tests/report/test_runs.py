@@ -78,6 +78,7 @@ def test_a_real_run_that_diverged(sweep):
         ("\n", ":5: "),
         (lines([train(60)]) + "\0" * 40 + "\n", ":6: "),
         ('{"type": "train", "loss": null}\n', "missing required field"),
+        ('{"x": ' + "[" * 10_000 + "\n", "recursion"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, line, said):
@@ -95,6 +96,19 @@ def test_a_damaged_line_far_into_the_file_has_its_number(tmp_path):
     (folder / "metrics.jsonl").write_text(lines(train(step) for step in range(1, 3001)) + "{}\n" + lines([train(1)]))
     with pytest.raises(DataError, match=r"metrics\.jsonl:3001: "):
         read_run(folder)
+
+
+def test_a_histogram_of_less_than_nothing_is_damage(tmp_path):
+    folder = write_run(tmp_path / "a")
+    sample = {"format": "fp16", "loss_scale": 1.0, "histogram": {"first_exponent": 0, "counts": [-1, 1], "zeros": 0}}
+    append(folder, lines([train(60, numerics=sample)]))
+    with pytest.raises(DataError, match=r"metrics\.jsonl: expected `int` >= 0"):
+        read_run(folder)
+
+
+def test_a_metric_whose_square_overflows_counts_as_not_finite(tmp_path):
+    run = read_run(write_run(tmp_path / "a", metrics={"accuracy": 1e300}))
+    assert (run.metric, run.metric_recorded) == (None, True)
 
 
 def test_a_torn_last_line_is_left_out(tmp_path):
