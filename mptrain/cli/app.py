@@ -13,9 +13,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mptrain import __version__
 from mptrain.cli import (
@@ -41,8 +42,20 @@ BROKEN_PIPE = 141
 _STDOUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 """What printing fails with: no reader, a full disk behind a redirection, a terminal that has gone."""
 
+
+class _Commands(TyperGroup):
+    """Typer makes of Ctrl-C an exit code like any other; here it is an ending that is told, in JSON where asked for."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+
 # No rich markup: plain help costs no import of rich, and reads the same in a terminal, a pipe and a log.
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

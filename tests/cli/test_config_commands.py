@@ -175,6 +175,9 @@ def test_an_interrupt_is_130_without_a_traceback(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", "plugins: [plugin_interrupts]\n" + PLAIN)
     done = mptrain("check", "a.yaml", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    done = mptrain("sweep", "a.yaml", "seed=0,1", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert json.loads(done.stdout)["status"] == "interrupted"
 
 
 def test_a_bug_shows_its_traceback_and_says_that_it_is_one() -> None:
