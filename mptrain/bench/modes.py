@@ -6,11 +6,12 @@ Owns: what `--precisions` means. Must not: build or measure anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 
-from mptrain.config.precision import PrecisionConfig
+from mptrain.config.precision import GemmFormatsConfig, PrecisionConfig
 from mptrain.config.schema import DebugConfig, RunConfig
 from mptrain.errors import ConfigError
 from mptrain.precision.capability import resolve_auto, support
@@ -78,12 +79,14 @@ def _named(precisions: str, device: torch.device) -> list[str]:
 def _contestant(config: RunConfig, mode: str, device: torch.device, *, emulate: bool) -> Contestant:
     found = support(mode, device)
     emulated = config.precision.backend == "emulated" or (emulate and found.level == "no")
-    changes = {
+    changes: dict[str, Any] = {
         "mode": mode,
         "phases": (),
         "backend": "emulated" if emulated else config.precision.backend,
         "rounding": config.precision.rounding if get_mode(mode).pure else "nearest",
     }
+    if mode == BASELINE:  # what it is compared with is FP32 in every layer
+        changes |= {"overrides": (), "formats": GemmFormatsConfig()}
     in_mode = {"precision": config.precision.model_copy(update=changes), "debug": DebugConfig()}
     return Contestant(mode, config.model_copy(update=in_mode), emulated, found.level, found.reason)
 

@@ -281,4 +281,4 @@ def _baseline_notes(base: Group, found: LadderGroup, metric: str) -> Iterator[st
 
 
 def _seeds(seeds: Iterable[int | None]) -> str:
-    return ", ".join(sorted(map(str, seeds)))
+    return ", ".join(map(str, sorted(seeds, key=lambda seed: -1 if seed is None else seed)))

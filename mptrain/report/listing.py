@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from mptrain.errors import DataError
 from mptrain.precision.in_force import InForce
 from mptrain.report import records
@@ -77,17 +75,20 @@ def _last_records(folder: Path) -> tuple[records.Train | None, records.Eval | No
     path = folder / "metrics.jsonl"
     if not os.path.isfile(path):
         return None, None
-    with path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-        lines = file.read().split(b"\n")[:-1]  # the last one has no end yet, or is empty
-        if file.tell() > _TAIL_BYTES:
-            lines = lines[1:]  # the first one is cut
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]  # the last one has no end yet, or is empty
+            if file.tell() > _TAIL_BYTES:
+                lines = lines[1:]  # the first one is cut
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     train: records.Train | None = None
     evaluation: records.Eval | None = None
     for line in lines:
         try:
             record = records.METRICS.decode(line)
-        except msgspec.DecodeError as error:
+        except records.UNREADABLE as error:
             raise DataError(f"{path}: {error}") from None
         if isinstance(record, records.Train):
             train = record

@@ -20,7 +20,7 @@ from mptrain.errors import DataError
 from mptrain.precision.in_force import InForce
 
 _CHUNK = 1 << 17
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding raises for content that is foreign or damaged."""
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _T = TypeVar("_T")
@@ -149,7 +149,7 @@ def read_object(path: Path, kind: type[_T]) -> _T | None:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         value = msgspec.json.decode(content, type=kind)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: {_said(error)}") from None
     schema = getattr(value, "schema", 1)
     if schema != 1:
@@ -188,12 +188,12 @@ def _decode(path: Path, number: int, lines: bytes, decoder: msgspec.json.Decoder
         records = decoder.decode_lines(lines)
         if len(records) == lines.count(b"\n"):
             return records
-    except _UNREADABLE:
+    except UNREADABLE:
         pass  # which line it was is found below
     for line in lines.splitlines():
         try:
             decoder.decode(line)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise DataError(f"{path}:{number}: {_said(error)}") from None
         number += 1
     raise AssertionError(f"unreachable: every line of {path} is one record")
@@ -203,7 +203,7 @@ def decode(path: Path, text: msgspec.Raw | bytes, kind: type[_T]) -> _T:
     """Return a record of `path`, or a part of one, decoded as `kind`; raise DataError where it is none."""
     try:
         return msgspec.json.decode(text, type=kind)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: {_said(error)}") from None
 
 

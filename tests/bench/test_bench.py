@@ -46,6 +46,8 @@ def quiet(text):
 def _short_measurements():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mptrain.bench.rates._MEASURED_S", 0.01)
+        patch.setattr("mptrain.bench.rates._SIZES", {"cpu": (128, 256)})
+        patch.setattr("mptrain.bench.rates._CONVOLUTIONS", {"cpu": (2, 32, 10)})
         patch.setattr("mptrain.bench.shares._PASS_S", 0.1)
         patch.setattr("mptrain.bench.loader._SECONDS", 0.1)
         yield
@@ -149,6 +151,15 @@ def test_the_default_is_what_runs_natively_and_all_emulates_the_rest():
     with pytest.raises(ConfigError, match="fp61") as caught:
         choose(made, CPU, "fp61,bf17")
     assert len(caught.value.problems) == 2
+
+
+def test_the_baseline_is_fp32_whatever_the_config_overrides():
+    made = config({"precision": {"mode": "bf16", "overrides": [{"match": "*", "dtype": "bf16"}]}})
+    stand = Stand(made)
+    fp32, bf16 = choose(made, CPU, "fp32,bf16")[0]
+    assert bf16.config.precision.overrides
+    with stand.built(fp32) as built:
+        assert built.run.in_force.overrides == 0
 
 
 def test_an_emulated_mode_is_timed_and_never_compared():

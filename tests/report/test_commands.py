@@ -175,6 +175,15 @@ def test_runs_lists_every_run_the_newest_last(here, capsys):
     assert err.startswith("note: left out: runs/small/damaged/result.json: ")
 
 
+@pytest.mark.parametrize("line", [b"\xff\xfe\n", b'{"type": "tr\xff"}\n', b'{"x": ' + b"[" * 10_000 + b"\n"])
+def test_a_killed_run_with_foreign_lines_is_named(here, capsys, line):
+    folder = write_run(Path("runs", "a"))
+    (folder / "result.json").unlink()
+    (folder / "metrics.jsonl").write_bytes(line)
+    assert mptrain(["runs"]) == 0
+    assert capsys.readouterr().err.startswith("note: left out: runs/a/metrics.jsonl: ")
+
+
 def test_runs_as_json(sweep, capsys):
     assert mptrain(["runs", str(sweep), "--json"]) == 0
     found = strict(capsys.readouterr().out)
