@@ -9,6 +9,7 @@ from typing import Any
 
 from mptrain.environment import dumb_terminal, no_color
 from mptrain.errors import ConfigError, MptrainError, one_line
+from mptrain.telemetry.plain import discard
 
 
 def print_error(error: MptrainError) -> None:
@@ -24,8 +25,10 @@ def print_problem(text: str) -> None:
         return
     colour = sys.stderr.isatty() and not no_color() and not dumb_terminal()
     label = "\x1b[31merror:\x1b[0m" if colour else "error:"
-    with contextlib.suppress(OSError):  # nobody reads it any more; the exit code still tells
+    try:
         print(f"{label} {text}", file=sys.stderr)
+    except OSError:  # nobody reads it any more; the exit code still tells, if Python can write the rest at its end
+        discard(sys.stderr)
 
 
 @contextlib.contextmanager

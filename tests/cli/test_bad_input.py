@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mptrain.cli.app import run as mptrain
+from mptrain.cli.output import print_problem
 from tests.cli.plugins import NET, data, model, plugin, schedule, task
 from tests.cli.small_run import CONFIG, result_of, strict
 
@@ -320,3 +321,12 @@ def test_names_that_stdout_has_no_letters_for(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"\\xe9    killed" in done.stdout
+
+
+def test_an_error_on_a_terminal_that_has_gone_leaves_nothing_to_fail_later(monkeypatch):
+    master, slave = os.openpty()
+    os.close(master)
+    with open(slave, "w", buffering=1) as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        print_problem("the disk is full")
+        terminal.flush()  # as Python does at its end, whose exit code would be 120
