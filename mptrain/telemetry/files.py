@@ -155,9 +155,12 @@ class RunFiles:
         _replace(self._run_dir / name, [text.encode()])
 
     def remove_result(self) -> None:
-        """Remove the result of an earlier process: a run that is killed has none."""
-        with contextlib.suppress(FileNotFoundError):
-            (self._run_dir / "result.json").unlink()
+        """Remove the result of an earlier process: a run that is killed has none. Raises DataError for a folder."""
+        path = self._run_dir / "result.json"
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be removed ({error.strerror}); move it away to resume this run") from error
 
     def trim_after(self, attempted_steps: int, applied_steps: int, open_steps: int = 0) -> None:
         """Drop what was recorded after a restored point, so that a resumed run records each step once.

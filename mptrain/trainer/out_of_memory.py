@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mptrain.trainer.build import Run
 
 _WAYS = 3
-_CPU_ALLOCATIONS = ("can't allocate memory", "could not create a memory object")
+_CPU_ALLOCATIONS = ("can't allocate memory", "could not create a memory object", "Storage size calculation overflowed")
 """What torch's own allocator says, and oneDNN's: neither has an exception of its own."""
 _HELD_IN_WORDS = {
     "master_weights": "master weights",

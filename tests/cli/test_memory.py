@@ -124,6 +124,11 @@ def test_the_ways_out_are_three_that_this_run_has_not_taken(here, overrides, way
     )
 
 
+def test_a_size_beyond_all_memory_is_no_bug(here, capsys):
+    assert mptrain(["run", "small.yaml", "--run-id", "a", "--quiet", f"model.num_classes={2**63 - 1}"]) == 5
+    assert capsys.readouterr().err.startswith("error: out of memory (Storage size calculation overflowed")
+
+
 def test_in_evaluation_the_way_out_is_a_smaller_evaluation(here, capsys):
     Path("crowded.py").write_text(
         """

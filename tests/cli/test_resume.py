@@ -331,6 +331,16 @@ def test_a_killed_run_is_called_so(here):
     assert run_status(RUN) == "ok"
 
 
+def test_a_folder_in_the_place_of_the_result_is_one_line(here, capsys):
+    assert start() == 0
+    (RUN / "result.json").unlink()
+    (RUN / "result.json").mkdir()
+    capsys.readouterr()
+    assert resume() == 6
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error == f"error: {RUN}/result.json: cannot be removed (Is a directory); move it away to resume this run"
+
+
 def test_a_time_budget_ends_well_and_is_gone_on_from(here):
     assert start("train.epochs=1000000", "train.max_time=0.5s", "checkpoint.every=null") == 0
     first = result_of("a")
