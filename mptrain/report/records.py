@@ -167,13 +167,13 @@ def read_lines(path: Path, decoder: msgspec.json.Decoder[_T]) -> Iterator[list[_
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would never end
             raise OSError(errno.EINVAL, "it is no file")
         with path.open("rb") as file:
-            number, rest = 1, b""
+            number, rest = 1, [b""]
             while chunk := file.read(_CHUNK):
                 end = chunk.rfind(b"\n") + 1
                 if not end:
-                    rest += chunk
+                    rest.append(chunk)  # joined once: adding to a text of megabytes would copy it each time
                     continue
-                lines, rest = rest + chunk[:end], chunk[end:]
+                lines, rest = b"".join([*rest, chunk[:end]]), [chunk[end:]]
                 yield _decode(path, number, lines, decoder)
                 number += lines.count(b"\n")
     except FileNotFoundError:

@@ -110,12 +110,14 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def runs_below(path: Path) -> Iterator[Path]:
-    """Yield the run folders at or below a folder, sorted."""
-    for folder, names, files in os.walk(path):
+    """Yield the run folders at or below a folder, sorted; then those that cannot be searched, for readers to name."""
+    closed: list[OSError] = []
+    for folder, names, files in os.walk(path, onerror=closed.append):
         if CONFIG in files:
             names.clear()
             yield Path(folder)
         names.sort()
+    yield from (Path(error.filename) for error in closed)
 
 
 def read_runs(folders: Sequence[Path], metric: str | None = None) -> tuple[list[Run], list[str]]:

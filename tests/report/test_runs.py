@@ -28,6 +28,20 @@ def test_runs_are_found_at_any_depth_once_and_not_within_runs(tmp_path):
     assert find_runs([b, tmp_path, tmp_path / "link"]) == [b, a]
 
 
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
+    write_run(tmp_path / "a")
+    (tmp_path / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert find_runs([tmp_path]) == [tmp_path / "a", tmp_path / "closed"]
+
+
 def test_paths_without_a_run_are_named_all_at_once(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
