@@ -5,6 +5,7 @@ Owns: folder names and the search for what to resume. Must not: write anything b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -62,8 +63,11 @@ def find_resume(resume: str, output_dir: Path, name: str, run_id: str | None) ->
 
 def _save_times(run_dir: Path) -> list[int]:
     """Return when each checkpoint of a run was saved, whole or not."""
-    found = CheckpointStore(run_dir / CHECKPOINTS).folders()
-    return [folder.stat().st_mtime_ns for folder in found]
+    times = []
+    for folder in CheckpointStore(run_dir / CHECKPOINTS).folders():
+        with contextlib.suppress(FileNotFoundError):  # another process has just rotated it away
+            times.append(folder.lstat().st_mtime_ns)  # of a link itself: it may lead nowhere
+    return times
 
 
 def _at_path(path: Path) -> ResumeFrom:

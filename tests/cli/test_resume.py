@@ -152,6 +152,14 @@ def test_a_damaged_checkpoint_has_its_reason_and_auto_takes_the_one_before(here,
     assert not Path("exploded").exists()
 
 
+def test_a_link_to_nowhere_in_a_checkpoint_s_place_is_skipped(here):
+    assert start() == 0
+    link = CHECKPOINTS / "step-99999999"
+    link.symlink_to("nowhere")
+    assert resume() == 0
+    assert said("warning")[-1].startswith(f"skipped a checkpoint: {link}: ")
+
+
 def test_a_run_folder_named_by_hand_is_never_resumed_from_an_older_checkpoint_unasked(here, capsys):
     assert start() == 0
     truncated(newest())
