@@ -117,10 +117,11 @@ class Contestant:
         raise RuntimeError(f"{self.name} cannot be started: {ending.last_words}")
 
     def _events(self, ending: Ending, folder: str) -> Iterator[dict[str, Any]]:
-        """Yield what the witness says; all other lines go to `ending`, without the folder's name."""
+        """Yield what the witness says; all other lines go to `ending`, without the names of folders on this machine."""
         assert self._worker.stdout is not None
         for line in self._worker.stdout:
             if line.startswith("@@"):
                 yield json.loads(line[2:])
             else:
-                ending.lines += [part.strip() for part in re.split(r"[\r\n]", line.replace(folder, "")) if part.strip()]
+                said = re.sub(r"\S*/site-packages/", "", line.replace(folder, ""))
+                ending.lines += [part.strip() for part in re.split(r"[\r\n]", said) if part.strip()]
