@@ -134,3 +134,12 @@ def leaves(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]
             yield from leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
+
+
+def check_numbers(state: Mapping[str, Any]) -> None:
+    """Raise TypeError where a leaf of `state`, or an item of a list in it, is no plain number and not None."""
+    for name, value in leaves(state):
+        items = value if isinstance(value, list | tuple) else [value]
+        wrong = next((item for item in items if not isinstance(item, int | float | list | tuple | None)), None)
+        if wrong is not None:
+            raise TypeError(f"{name} holds a {type(wrong).__name__} in place of a number")

@@ -29,13 +29,15 @@ from mptrain.trainer.evaluate import CutShort, evaluate
 from mptrain.trainer.memory import reset_peak_memory
 from mptrain.trainer.position import Position, windows
 from mptrain.trainer.randomness import random_state, restore_random_state
-from mptrain.trainer.resume import check_identity
+from mptrain.trainer.resume import check_identity, check_numbers
 from mptrain.trainer.saving import SavePoint, make_saver
 from mptrain.trainer.signals import StopRequest
 from mptrain.trainer.state import parts_state, restore_parts
 
 EndedBy = Literal["steps", "stop_at_step", "early_stop", "max_time"]
 """The length that the config gives, a stop before it, patience that is spent, or the time budget."""
+_NO_NUMBERS = ("random", "data", "skipped_files")
+"""What of the loop's state is more than numbers."""
 
 
 class Trainer(Attempts):
@@ -313,6 +315,7 @@ class Trainer(Attempts):
         run is now shorter than what it has done or its data are others, CheckpointError for the state of another run.
         """
         loop = state["trainer"]
+        check_numbers({part: value for part, value in loop.items() if part not in _NO_NUMBERS})
         self.ledger.load_state_dict(loop["ledger"])
         counts, done = self.ledger.counts, self.ledger.steps_done
         if done > self.run.total_steps:

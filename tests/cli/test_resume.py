@@ -105,6 +105,12 @@ def with_random_numbers_from_nowhere(folder: Path) -> None:
     replace_part(folder, "trainer", state)
 
 
+def with_a_tensor_for_a_count(folder: Path) -> None:
+    state = torch.load(folder / "trainer.pt", weights_only=True)
+    state["ledger"]["counts"]["skipped"] = torch.tensor(2)
+    replace_part(folder, "trainer", state)
+
+
 def rewrite_manifest(folder: Path, change) -> None:
     path = folder / "manifest.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
@@ -130,6 +136,7 @@ DAMAGE = {
     foreign: "its content is not that of a run like this one (KeyError",
     with_short_moments: "optimizer: exp_avg of a parameter is float32 of shape (3,) instead of floats of shape (",
     with_random_numbers_from_nowhere: "NumPy's random state has position 2147483647",
+    with_a_tensor_for_a_count: "ledger.counts.skipped holds a Tensor in place of a number",
     a_bomb: "trainer.pt: cannot be read: it holds more than tensors and plain values, and loading never runs code",
 }
 
