@@ -136,10 +136,24 @@ def leaves(tree: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]
             yield f"{path}{key}", value
 
 
-def check_numbers(state: Mapping[str, Any]) -> None:
-    """Raise TypeError where a leaf of `state`, or an item of a list in it, is no plain number and not None."""
-    for name, value in leaves(state):
-        items = value if isinstance(value, list | tuple) else [value]
-        wrong = next((item for item in items if not isinstance(item, int | float | list | tuple | None)), None)
-        if wrong is not None:
-            raise TypeError(f"{name} holds a {type(wrong).__name__} in place of a number")
+def check_kinds(saved: Any, own: Any, name: str) -> None:
+    """Raise TypeError unless `saved` is built as a run's `own` state: mappings, lists and plain numbers (or None).
+
+    What a mapping or an empty list of `own` does not tell may be numbers, and lists of numbers.
+    """
+    if isinstance(own, Mapping) and isinstance(saved, Mapping):
+        for key, value in saved.items():
+            check_kinds(value, own.get(key, value if _is_numbers(value) else 0), f"{name}.{key}")
+    elif isinstance(own, list | tuple) and isinstance(saved, list | tuple):
+        for item in saved:
+            check_kinds(item, own[0] if own else (item if _is_numbers(item) else 0), name)
+    elif not _is_number(own) or not _is_number(saved):
+        raise TypeError(f"{name} holds a {type(saved).__name__}, which no run saves there")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | None)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_number, value))

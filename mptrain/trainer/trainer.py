@@ -29,15 +29,13 @@ from mptrain.trainer.evaluate import CutShort, evaluate
 from mptrain.trainer.memory import reset_peak_memory
 from mptrain.trainer.position import Position, windows
 from mptrain.trainer.randomness import random_state, restore_random_state
-from mptrain.trainer.resume import check_identity, check_numbers
+from mptrain.trainer.resume import check_identity, check_kinds
 from mptrain.trainer.saving import SavePoint, make_saver
 from mptrain.trainer.signals import StopRequest
 from mptrain.trainer.state import parts_state, restore_parts
 
 EndedBy = Literal["steps", "stop_at_step", "early_stop", "max_time"]
 """The length that the config gives, a stop before it, patience that is spent, or the time budget."""
-_NO_NUMBERS = ("random", "data", "skipped_files")
-"""What of the loop's state is more than numbers."""
 
 
 class Trainer(Attempts):
@@ -293,7 +291,10 @@ class Trainer(Attempts):
 
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs, by checkpoint part."""
-        loop = {
+        return parts_state(self.run) | {"trainer": self._loop_state()}
+
+    def _loop_state(self) -> dict[str, Any]:
+        return {
             "position": [self.position.epoch, self.position.micro_batch],
             "ledger": self.ledger.state_dict(),
             "best": asdict(self.best),
@@ -306,7 +307,6 @@ class Trainer(Attempts):
             "data": dict(self.run.splits.identity),
             "random": random_state(self.run.device),
         }
-        return parts_state(self.run) | {"trainer": loop}
 
     def restore(self, state: dict[str, Any], allowed: Mapping[str, str] | None = None) -> None:
         """Continue from `state`; what could not go on as it was is reported when training begins.
@@ -315,7 +315,7 @@ class Trainer(Attempts):
         run is now shorter than what it has done or its data are others, CheckpointError for the state of another run.
         """
         loop = state["trainer"]
-        check_numbers({part: value for part, value in loop.items() if part not in _NO_NUMBERS})
+        check_kinds(_numbers_of(loop), _numbers_of(self._loop_state()), "trainer")
         self.ledger.load_state_dict(loop["ledger"])
         counts, done = self.ledger.counts, self.ledger.steps_done
         if done > self.run.total_steps:
@@ -343,3 +343,8 @@ class Trainer(Attempts):
         if data is not None:
             self._restored.append(("changed", str(data), data._asdict()))
         self._restored.append(("resume", f"resumed after {counts.applied} applied steps", {}))
+
+
+def _numbers_of(loop: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the loop's state is made of numbers; the rest is checked where it is restored."""
+    return {part: value for part, value in loop.items() if part not in ("random", "data", "skipped_files")}

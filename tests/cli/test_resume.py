@@ -111,6 +111,12 @@ def with_a_tensor_for_a_count(folder: Path) -> None:
     replace_part(folder, "trainer", state)
 
 
+def with_a_list_for_an_epoch(folder: Path) -> None:
+    state = torch.load(folder / "trainer.pt", weights_only=True)
+    state["position"][0] = [1]
+    replace_part(folder, "trainer", state)
+
+
 def rewrite_manifest(folder: Path, change) -> None:
     path = folder / "manifest.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
@@ -133,10 +139,11 @@ DAMAGE = {
     half_a_manifest: "manifest.json: damaged (",
     of_a_newer_version: "checkpoint schema 2, this mptrain reads 1; use the version that wrote it",
     of_another_model: "it is of another model",
-    foreign: "its content is not that of a run like this one (KeyError",
+    foreign: "its content is not that of a run like this one (TypeError: trainer.state_dict holds a dict, which no run",
     with_short_moments: "optimizer: exp_avg of a parameter is float32 of shape (3,) instead of floats of shape (",
     with_random_numbers_from_nowhere: "NumPy's random state has position 2147483647",
-    with_a_tensor_for_a_count: "ledger.counts.skipped holds a Tensor in place of a number",
+    with_a_tensor_for_a_count: "trainer.ledger.counts.skipped holds a Tensor, which no run saves there",
+    with_a_list_for_an_epoch: "trainer.position holds a list, which no run saves there",
     a_bomb: "trainer.pt: cannot be read: it holds more than tensors and plain values, and loading never runs code",
 }
 
