@@ -98,3 +98,15 @@ class Interrupted(MptrainError):
 
     exit_code = 130
     status = "interrupted"
+
+
+ENDINGS: tuple[type[MptrainError], ...] = (
+    ConfigError,
+    DivergedError,
+    CapabilityError,
+    OutOfMemoryError,
+    DataError,
+    Preempted,
+    Interrupted,
+)
+"""One class for each exit code and status that a process may end with, but for a bug's: to read a process's end back."""

@@ -16,17 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mptrain.durable import read_regular
-from mptrain.errors import (
-    CapabilityError,
-    ConfigError,
-    DataError,
-    DivergedError,
-    Interrupted,
-    MptrainError,
-    OutOfMemoryError,
-    Preempted,
-    one_line,
-)
+from mptrain.errors import ENDINGS, MptrainError, one_line
 from mptrain.sweep.folders import read_result
 from mptrain.sweep.follow import Follower
 from mptrain.sweep.plan import PlannedRun
@@ -34,8 +24,7 @@ from mptrain.telemetry.files import cannot_write
 
 STDERR = "stderr.log"
 _TAIL_BYTES = 65_536
-_ENDINGS = (ConfigError, DivergedError, CapabilityError, OutOfMemoryError, DataError, Preempted, Interrupted)
-_STATUSES: Mapping[int, str] = {kind.exit_code: kind.status for kind in _ENDINGS}
+_STATUSES: Mapping[int, str] = {kind.exit_code: kind.status for kind in ENDINGS}
 
 
 @dataclass(frozen=True)

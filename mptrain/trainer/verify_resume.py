@@ -22,13 +22,12 @@ from typing import Any, Literal
 from mptrain.catalog import to_yaml
 from mptrain.config.schema import RunConfig
 from mptrain.errors import (
+    ENDINGS,
     CapabilityError,
     ConfigError,
-    DataError,
     DivergedError,
     Interrupted,
     MptrainError,
-    OutOfMemoryError,
     Preempted,
 )
 from mptrain.trainer.signals import StopAtOnce, StoppedBySignal, Undisturbed
@@ -40,15 +39,6 @@ _IN_WORDS: dict[Part, str] = {
     "cut": "training to the cut",
     "resumed": "training on from the checkpoint",
 }
-_ENDINGS: tuple[type[MptrainError], ...] = (
-    ConfigError,
-    DivergedError,
-    CapabilityError,
-    OutOfMemoryError,
-    DataError,
-    Preempted,
-    Interrupted,
-)
 # Modules are looked for where this process would, plugins beside the config included, and nowhere else: with -m or a
 # script, a user's random.py in the current folder would hide the standard library's.
 _PROGRAM = """\
@@ -225,7 +215,7 @@ def _how_it_died(code: int) -> dict[str, str]:
 
 def _failure(part: Part, outcome: dict[str, Any]) -> MptrainError:
     """Return what ended one of the runs as this command's own end; the whole run fails as `mptrain run` would."""
-    kind = next((kind for kind in _ENDINGS if kind.status == outcome["status"]), MptrainError)
+    kind = next((kind for kind in ENDINGS if kind.status == outcome["status"]), MptrainError)
     where = "" if part == "whole" and kind is not MptrainError else f"{_IN_WORDS[part]}: "
     if kind is ConfigError:
         return ConfigError([f"{where}{line}" for line in outcome["error"].splitlines()])
