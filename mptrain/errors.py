@@ -109,4 +109,4 @@ ENDINGS: tuple[type[MptrainError], ...] = (
     Preempted,
     Interrupted,
 )
-"""One class for each exit code and status that a process may end with, but for a bug's: to read a process's end back."""
+"""One class for each exit code and status that a process may end with, a bug aside: to read an end back."""
